@@ -1,0 +1,93 @@
+//! `refrain evaluate`.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use refrain::data::DataError;
+use refrain::tasks::score_stream;
+use refrain::text::{Encoding, Vocabulary, decode};
+use refrain::train::TrainError;
+use serde_json::json;
+
+use crate::console::{Console, grouped};
+use crate::engine::EngineArgs;
+use crate::{model, output};
+
+/// Score a text: loss, perplexity, bits per character and per byte
+///
+/// The whole text is read as one stream, the state carried from its first character to its last. The first character has
+/// nothing before it and is not scored. A character that the model does not know is scored as the unknown token.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A run's folder, whose best model is taken, or a model file
+    model: PathBuf,
+    /// The text; - reads it from stdin
+    text: PathBuf,
+    /// How to read the text: utf-8, utf-16le, utf-16be or gb18030 [default: whichever it is]
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<Encoding>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let engine = args.engine.install()?;
+    let trained = model::load(&args.model)?;
+    let name = args.text.display().to_string();
+    let bytes = if name == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).context("cannot read the text from stdin")?;
+        bytes
+    } else {
+        std::fs::read(&args.text)
+            .map_err(|reason| TrainError::from(refrain::files::FileError::new("read", &args.text, reason)))?
+    };
+    let decoded = decode(&bytes, args.encoding).map_err(|error| DataError::Encoding { path: name.clone(), error })?;
+    let mut console = Console::new();
+    console.line(&format!("{name}: {} ({}); {engine}", decoded.encoding, decoded.reason));
+    let chars = decoded.text.chars().count();
+    let score = score_stream(&trained.model, &trained.vocabulary, &decoded.text, |done| {
+        console.passing(&format!("{} of {} characters", grouped(done), grouped(chars as u64)));
+    });
+    console.clear();
+    let score = score?;
+    let unknown = trained.vocabulary.encode(&decoded.text).iter().filter(|&&id| id == Vocabulary::UNKNOWN).count();
+    if args.json {
+        return output::json(&json!({
+            "text": name,
+            "encoding": decoded.encoding,
+            "loss-nats": score.loss_nats(),
+            "perplexity": score.perplexity(),
+            "bits-per-char": score.bits_per_char(),
+            "bits-per-byte": score.bits_per_byte(),
+            "total-nats": score.total_nats,
+            "tokens": score.tokens,
+            "chars": score.chars,
+            "bytes": score.bytes,
+            "unknown": unknown,
+        }));
+    }
+    let tokens = grouped(score.tokens);
+    let mut report = format!(
+        "loss            {:.4} nats per token, over {tokens} tokens\n\
+         perplexity      {:.4} per token, over {tokens} tokens\n\
+         bits per char   {:.4}, over {} characters\n\
+         bits per byte   {:.4}, over {} bytes of UTF-8\n",
+        score.loss_nats(),
+        score.perplexity(),
+        score.bits_per_char(),
+        grouped(score.chars),
+        score.bits_per_byte(),
+        grouped(score.bytes),
+    );
+    if unknown > 0 {
+        use std::fmt::Write as _;
+        let percent = 100.0 * unknown as f64 / chars as f64;
+        writeln!(report, "unknown         {} characters ({percent:.2} %), scored as <unk>", grouped(unknown as u64))?;
+    }
+    output::write(report.as_bytes())
+}

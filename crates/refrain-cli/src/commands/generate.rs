@@ -1,0 +1,138 @@
+//! `refrain generate`.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use refrain::decode::{Generation, SampleConfig, Sampler};
+use refrain::text::Vocabulary;
+use serde_json::json;
+
+use crate::engine::EngineArgs;
+use crate::failure::Usage;
+use crate::{model, output};
+
+/// Let a model continue a prompt
+///
+/// The text goes to stdout as it comes, the prompt first. The same seed gives the same text. A model of characters never
+/// writes the unknown character.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A run's folder, whose best model is taken, or a model file
+    run_or_model: PathBuf,
+    /// What to continue; - reads it from stdin [default: a new line]
+    #[arg(long, value_name = "TEXT", default_value = "\n", hide_default_value = true, allow_hyphen_values = true)]
+    prompt: String,
+    /// How many tokens to write
+    #[arg(long, value_name = "N", default_value_t = SampleConfig::default().tokens)]
+    tokens: usize,
+    /// Below 1 safer, above 1 wilder; 0 always takes the likeliest token
+    #[arg(long, value_name = "F", default_value_t = SampleConfig::default().temperature, value_parser = temperature)]
+    temperature: f64,
+    /// Draw among the K likeliest tokens only [default: among all]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
+    top_k: Option<u64>,
+    /// The seed of the random draws
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// How many texts to write; a line of three dashes stands between them
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    num: u64,
+    /// What to do with characters of the prompt that the model does not know
+    #[arg(long, value_name = "RULE", default_value = "error")]
+    unknown: Unknown,
+    /// Print one JSON object a text, with `prompt` and `text`
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Unknown {
+    /// Name them and stop
+    Error,
+    /// Name them and read them as the unknown token
+    Replace,
+    /// Name them and leave them out
+    Skip,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("a number of at least 0".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    args.engine.install()?;
+    let trained = model::load(&args.run_or_model)?;
+    let mut prompt = args.prompt.clone();
+    if prompt == "-" {
+        prompt.clear();
+        std::io::stdin().read_to_string(&mut prompt).context("cannot read the prompt from stdin as UTF-8")?;
+    }
+    let prompt = known(prompt, &trained.vocabulary, args.unknown)?;
+    let tokens = trained.vocabulary.encode(&prompt);
+    if tokens.is_empty() {
+        return Err(Usage::new("the prompt is empty", "give at least one character, such as a new line"));
+    }
+    let top_k = args.top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX));
+    let sampler = Sampler { temperature: args.temperature, top_k };
+    for sample in 0..args.num {
+        let generation = Generation::new(&trained.model, tokens.clone(), sampler, args.seed, sample).take(args.tokens);
+        if args.json {
+            let written: Vec<u32> = generation.collect();
+            output::json(&json!({
+                "sample": sample, "seed": args.seed, "prompt": prompt, "text": trained.vocabulary.decode(&written),
+            }))?;
+            continue;
+        }
+        if sample > 0 {
+            output::write(b"---\n")?;
+        }
+        output::write(prompt.as_bytes())?;
+        for token in generation {
+            output::write(trained.vocabulary.decode(&[token]).as_bytes())?;
+        }
+        output::write(b"\n")?;
+    }
+    Ok(())
+}
+
+/// The prompt by the rule for unknown characters, which are named on stderr.
+fn known(prompt: String, vocabulary: &Vocabulary, rule: Unknown) -> anyhow::Result<String> {
+    /// How many of them are named.
+    const NAMED: usize = 5;
+    let unknown = vocabulary.unknown_chars(&prompt);
+    if unknown.is_empty() {
+        return Ok(prompt);
+    }
+    let mut named: Vec<String> = unknown
+        .iter()
+        .take(NAMED)
+        .map(|found| {
+            format!("{:?} (U+{:04X}, line {} column {})", found.ch, u32::from(found.ch), found.line, found.column)
+        })
+        .collect();
+    if unknown.len() > NAMED {
+        named.push(format!("and {} more", unknown.len() - NAMED));
+    }
+    let message = format!("the model does not know these characters of the prompt: {}", named.join(", "));
+    match rule {
+        Unknown::Error => Err(Usage::new(
+            message,
+            "--unknown replace reads them as the unknown token, --unknown skip leaves them out",
+        )),
+        Unknown::Replace => {
+            eprintln!("note: {message}; each is read as the unknown token");
+            Ok(prompt)
+        }
+        Unknown::Skip => {
+            eprintln!("note: {message}; they are left out");
+            Ok(prompt.chars().filter(|&ch| vocabulary.id(ch) != Vocabulary::UNKNOWN).collect())
+        }
+    }
+}

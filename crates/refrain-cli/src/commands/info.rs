@@ -1,0 +1,90 @@
+//! `refrain info`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::console::grouped;
+use crate::{model, output};
+
+/// Show what is in a model file
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A run's folder, whose best model is taken, or a model file
+    model: PathBuf,
+    /// Print the whole recipe that trained it
+    #[arg(long)]
+    recipe: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let file = model::file_of(&args.model)?;
+    let trained = model::load(&file)?;
+    let tensors = trained.model.to_tensors();
+    let parameters: usize = tensors.iter().map(|tensor| tensor.values.len()).sum();
+    let characters: String =
+        (0..trained.vocabulary.len() as u32).filter_map(|id| trained.vocabulary.token(id)).collect();
+    let bytes = std::fs::metadata(&file)?.len();
+    if args.json {
+        let shapes: Vec<_> = tensors
+            .iter()
+            .map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape, "dtype": "f32" }))
+            .collect();
+        return output::json(&json!({
+            "file": file,
+            "bytes": bytes,
+            "task": "language-model",
+            "model": trained.config,
+            "parameters": parameters,
+            "tensors": shapes,
+            "vocabulary": { "size": trained.vocabulary.len(), "characters": characters },
+            "provenance": trained.provenance,
+            "recipe": trained.recipe,
+        }));
+    }
+    if args.recipe {
+        return output::write(trained.recipe.as_bytes());
+    }
+    let provenance = &trained.provenance;
+    let mut text = String::new();
+    writeln!(text, "file         {}, {} bytes", file.display(), grouped(bytes))?;
+    writeln!(text, "task         language model of characters")?;
+    let config = &trained.config;
+    writeln!(
+        text,
+        "model        {} {} × {}, embedding {}",
+        config.num_layers, config.cell, config.hidden_size, config.embedding_size
+    )?;
+    writeln!(text, "parameters   {}, f32", grouped(parameters as u64))?;
+    for tensor in &tensors {
+        let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
+        writeln!(text, "  {:<28} {}", tensor.name, shape.join(" × "))?;
+    }
+    writeln!(
+        text,
+        "vocabulary   {} tokens: <unk> and {}",
+        grouped(trained.vocabulary.len() as u64),
+        excerpt(&characters)
+    )?;
+    write!(text, "trained      {} steps, {:.2} epochs", grouped(provenance.step), provenance.epoch)?;
+    match provenance.valid_loss_nats {
+        Some(loss) => writeln!(text, ", validation loss {loss:.4} nats")?,
+        None => writeln!(text)?,
+    }
+    writeln!(text, "corpus       SHA-256 {}", provenance.corpus)?;
+    writeln!(text, "written by   refrain {}", provenance.refrain)?;
+    writeln!(text, "recipe       shown by --recipe")?;
+    output::write(text.as_bytes())
+}
+
+/// The characters themselves, as many as a line holds.
+fn excerpt(characters: &str) -> String {
+    const SHOWN: usize = 80;
+    let shown: String = characters.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let more = characters.chars().count().saturating_sub(SHOWN);
+    if more == 0 { shown } else { format!("{shown} … and {} more", grouped(more as u64)) }
+}

@@ -1,0 +1,31 @@
+//! `refrain man`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+use refrain::files::write_atomic;
+
+/// Write the manual pages, one a command
+///
+/// Read one with: man -l DIR/refrain-train.1
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The folder to write them to; made if it is missing
+    dir: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
+    let mut root = crate::Cli::command();
+    root.build();
+    let commands = std::iter::once(root.clone()).chain(root.get_subcommands().cloned());
+    for command in commands.filter(|command| command.get_name() != "help") {
+        let man = clap_mangen::Man::new(command);
+        let mut page = Vec::new();
+        man.render(&mut page)?;
+        write_atomic(&args.dir.join(man.get_filename()), &page)?;
+    }
+    Ok(())
+}

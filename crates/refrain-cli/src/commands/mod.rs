@@ -1,0 +1,8 @@
+//! One command a file: its arguments beside what it does.
+
+pub(crate) mod completions;
+pub(crate) mod evaluate;
+pub(crate) mod generate;
+pub(crate) mod info;
+pub(crate) mod man;
+pub(crate) mod train;

@@ -1,0 +1,45 @@
+//! Threads and kernel: the arguments that every computing command shares.
+
+use std::num::NonZeroUsize;
+
+use refrain::kernels::{Engine, Isa};
+
+use crate::failure::Usage;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EngineArgs {
+    /// Threads to compute with [default: the processors this process may use]
+    ///
+    /// The result is the same to the byte with any number.
+    #[arg(long, value_name = "N", help_heading = "Computing")]
+    threads: Option<NonZeroUsize>,
+    /// Instruction set of the kernels: auto, avx512, avx2 or portable
+    ///
+    /// auto takes the fastest that this processor has. Results differ between instruction sets in the last bits.
+    #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Computing")]
+    kernel: String,
+}
+
+impl EngineArgs {
+    /// Makes the engine and says in one phrase what was chosen and why.
+    pub(crate) fn install(&self) -> anyhow::Result<String> {
+        let supported = Isa::supported();
+        let names: Vec<&str> = supported.iter().map(|isa| isa.name()).collect();
+        let (isa, why) = if self.kernel == "auto" {
+            (Isa::detect(), format!("the fastest of {} on this processor", names.join(", ")))
+        } else {
+            let isa = self.kernel.parse().ok().filter(|isa| supported.contains(isa)).ok_or_else(|| {
+                Usage::new(
+                    format!("--kernel {}: this processor does not have it", self.kernel),
+                    format!("it has {}, or let `auto` choose", names.join(", ")),
+                )
+            })?;
+            (isa, "asked for by --kernel".to_owned())
+        };
+        let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = self.threads.map_or(available, NonZeroUsize::get);
+        Engine::set_current(Engine::new(isa, threads)?);
+        let plural = if threads == 1 { "" } else { "s" };
+        Ok(format!("{threads} thread{plural}, kernel {isa} ({why})"))
+    }
+}

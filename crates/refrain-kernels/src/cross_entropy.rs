@@ -1,0 +1,252 @@
+//! Linear head, softmax and cross entropy in chunks of rows: the logits of all rows never exist at once.
+//!
+//! The logits of a chunk are kept transposed, `[vocab_size, rows]`: then the weight is read in place as a left factor, and the
+//! softmax runs over vectors of rows.
+
+use std::ops::Range;
+
+use crate::activation::exp_lane;
+use crate::arch::{Kernel, MulAdd};
+use crate::column_sums::add_column_sums;
+use crate::engine::Engine;
+use crate::gemm::{Beta, MatMut, MatRef, matmul};
+use crate::shared::SharedSlice;
+use crate::tile::{load, store};
+
+/// Logits of a chunk: 32 MiB.
+const CHUNK_LOGITS: usize = 8 << 20;
+/// Rows of a chunk over a small vocabulary.
+const MAX_CHUNK_ROWS: usize = 2048;
+/// Rows of the softmax that one member works on at a time.
+const LANES: usize = 16;
+/// Words between two corrections of the running maximum.
+const WORDS: usize = 16;
+
+/// A linear head over hidden states, and the words it should predict.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearCrossEntropy<'a> {
+    /// `[num_rows, hidden_size]`
+    pub hidden: &'a [f32],
+    /// `[vocab_size, hidden_size]`
+    pub weight: &'a [f32],
+    /// `[vocab_size]`
+    pub bias: &'a [f32],
+    /// `[num_rows]`, each below `vocab_size`
+    pub targets: &'a [u32],
+    /// Length of a hidden state.
+    pub hidden_size: usize,
+    /// Number of words.
+    pub vocab_size: usize,
+}
+
+/// The gradients of the mean loss over the rows, overwritten.
+#[derive(Debug)]
+pub struct LinearCrossEntropyGradients<'a> {
+    /// `[num_rows, hidden_size]`
+    pub hidden: &'a mut [f32],
+    /// `[vocab_size, hidden_size]`
+    pub weight: &'a mut [f32],
+    /// `[vocab_size]`
+    pub bias: &'a mut [f32],
+}
+
+/// `losses[r] = log Σ_v exp(z[r, v]) - z[r, target[r]]` with `z = hidden · weightᵀ + bias`, in nats, and the gradients of
+/// their mean.
+///
+/// # Shapes
+///
+/// `losses` `[num_rows]`; else see the fields of the arguments.
+///
+/// # Panics
+///
+/// When a slice does not have its shape or a target is no word.
+pub fn linear_cross_entropy(
+    engine: &Engine,
+    args: LinearCrossEntropy,
+    losses: &mut [f32],
+    gradients: Option<LinearCrossEntropyGradients>,
+) {
+    let LinearCrossEntropy { hidden_size, vocab_size, .. } = args;
+    let num_rows = args.targets.len();
+    let check = |name: &str, len: usize, expected: &[usize]| {
+        assert_eq!(len, expected.iter().product::<usize>(), "{name} must be {expected:?}");
+    };
+    check("hidden", args.hidden.len(), &[num_rows, hidden_size]);
+    check("weight", args.weight.len(), &[vocab_size, hidden_size]);
+    check("bias", args.bias.len(), &[vocab_size]);
+    check("losses", losses.len(), &[num_rows]);
+    if let Some(&target) = args.targets.iter().find(|&&target| target as usize >= vocab_size) {
+        panic!("target {target} in a vocabulary of {vocab_size}");
+    }
+    let mut gradients = gradients;
+    if let Some(gradients) = &mut gradients {
+        check("the gradient of hidden", gradients.hidden.len(), &[num_rows, hidden_size]);
+        check("the gradient of weight", gradients.weight.len(), &[vocab_size, hidden_size]);
+        check("the gradient of bias", gradients.bias.len(), &[vocab_size]);
+        if num_rows == 0 {
+            gradients.weight.fill(0.0);
+            gradients.bias.fill(0.0);
+        }
+    }
+    if num_rows == 0 {
+        return;
+    }
+    let num_chunks = num_rows.div_ceil((CHUNK_LOGITS / vocab_size).clamp(1, MAX_CHUNK_ROWS));
+    let mut logits = engine.scratch(num_rows.div_ceil(num_chunks) * vocab_size);
+    for chunk in 0..num_chunks {
+        let rows = num_rows * chunk / num_chunks..num_rows * (chunk + 1) / num_chunks;
+        let logits = &mut logits[..rows.len() * vocab_size];
+        chunk_losses(engine, args, rows.clone(), logits, losses, gradients.is_some());
+        if let Some(gradients) = &mut gradients {
+            let beta = if chunk == 0 { Beta::Overwrite } else { Beta::Accumulate };
+            chunk_gradients(engine, args, rows, logits, beta, gradients);
+        }
+    }
+}
+
+/// The losses of a chunk of rows; its logits become their gradients when those are wanted.
+fn chunk_losses(
+    engine: &Engine,
+    args: LinearCrossEntropy,
+    rows: Range<usize>,
+    logits: &mut [f32],
+    losses: &mut [f32],
+    with_gradients: bool,
+) {
+    let LinearCrossEntropy { hidden_size, vocab_size, .. } = args;
+    let count = rows.len();
+    let hidden = MatRef::row_major(&args.hidden[rows.start * hidden_size..rows.end * hidden_size], count, hidden_size);
+    let weight = MatRef::row_major(args.weight, vocab_size, hidden_size);
+    matmul(engine, weight, hidden.transposed(), Beta::Overwrite, MatMut::row_major(logits, vocab_size, count));
+    let row_gradient = if with_gradients { Some(1.0 / args.targets.len() as f32) } else { None };
+    let logits = SharedSlice::new(logits);
+    let losses = SharedSlice::new(&mut losses[rows.clone()]);
+    // An exponential counts for some ten operations.
+    engine.run(engine.members_for_flops(20 * count * vocab_size), |member| {
+        for group in member.share(count.div_ceil(LANES)) {
+            let first = group * LANES;
+            let lanes = LANES.min(count - first);
+            engine.kernel(Softmax {
+                logits,
+                count,
+                first,
+                bias: args.bias,
+                targets: &args.targets[rows.start + first..rows.start + first + lanes],
+                // SAFETY: each group of rows belongs to one member.
+                losses: unsafe { losses.part_mut(first, lanes) },
+                row_gradient,
+            });
+        }
+    });
+}
+
+/// The share of a chunk in the gradients; `logits` holds the gradients of its logits.
+fn chunk_gradients(
+    engine: &Engine,
+    args: LinearCrossEntropy,
+    rows: Range<usize>,
+    logits: &[f32],
+    beta: Beta,
+    gradients: &mut LinearCrossEntropyGradients,
+) {
+    let LinearCrossEntropy { hidden_size, vocab_size, .. } = args;
+    let count = rows.len();
+    let rows = rows.start * hidden_size..rows.end * hidden_size;
+    let hidden = MatRef::row_major(&args.hidden[rows.clone()], count, hidden_size);
+    let weight = MatRef::row_major(args.weight, vocab_size, hidden_size);
+    let logits = MatRef::row_major(logits, vocab_size, count);
+    matmul(engine, logits, hidden, beta, MatMut::row_major(gradients.weight, vocab_size, hidden_size));
+    add_column_sums(engine, logits.transposed(), beta, gradients.bias);
+    let to = MatMut::row_major(&mut gradients.hidden[rows], count, hidden_size);
+    matmul(engine, logits.transposed(), weight, Beta::Overwrite, to);
+}
+
+/// The softmax of up to `LANES` rows, which lie side by side in transposed logits.
+struct Softmax<'a> {
+    /// `[vocab_size, count]`; the columns of this group belong to this thread.
+    logits: SharedSlice<'a, f32>,
+    count: usize,
+    first: usize,
+    bias: &'a [f32],
+    targets: &'a [u32],
+    losses: &'a mut [f32],
+    /// The gradient of the mean with respect to a row's loss.
+    row_gradient: Option<f32>,
+}
+
+impl Softmax<'_> {
+    /// # Safety
+    ///
+    /// The group's columns must belong to this thread.
+    #[inline(always)]
+    unsafe fn logits(&self, word: usize) -> [f32; LANES] {
+        let from = self.logits.pointer(word * self.count + self.first);
+        // SAFETY: the group has as many columns as targets.
+        let mut logits = unsafe { load::<LANES>(from, self.targets.len()) };
+        for logit in &mut logits {
+            *logit += self.bias[word];
+        }
+        logits
+    }
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+        let vocab_size = self.bias.len();
+        let mut maximum = [f32::NEG_INFINITY; LANES];
+        let mut sum = [0.0f32; LANES];
+        for start in (0..vocab_size).step_by(WORDS) {
+            let words = start..(start + WORDS).min(vocab_size);
+            let mut new_maximum = maximum;
+            for word in words.clone() {
+                // SAFETY: the maker of the group owns its columns.
+                let logits = unsafe { self.logits(word) };
+                for l in 0..LANES {
+                    new_maximum[l] = if logits[l] > new_maximum[l] { logits[l] } else { new_maximum[l] };
+                }
+            }
+            // As long as every logit is -∞ there is nothing to subtract.
+            let shift = new_maximum.map(|maximum| if maximum == f32::NEG_INFINITY { 0.0 } else { maximum });
+            for l in 0..LANES {
+                sum[l] *= exp_lane::<O>(maximum[l] - shift[l]);
+            }
+            for word in words {
+                // SAFETY: as above.
+                let logits = unsafe { self.logits(word) };
+                for l in 0..LANES {
+                    sum[l] += exp_lane::<O>(logits[l] - shift[l]);
+                }
+            }
+            maximum = new_maximum;
+        }
+        let mut log_sum = [0.0f32; LANES];
+        for l in 0..LANES {
+            log_sum[l] = (f64::from(maximum[l]) + f64::from(sum[l]).ln()) as f32;
+        }
+        for (l, (loss, &target)) in self.losses.iter_mut().zip(self.targets).enumerate() {
+            let position = target as usize * self.count + self.first + l;
+            // SAFETY: the maker of the group owns its columns.
+            let logit = unsafe { *self.logits.pointer(position) } + self.bias[target as usize];
+            *loss = log_sum[l] - logit;
+        }
+        if let Some(row_gradient) = self.row_gradient {
+            for word in 0..vocab_size {
+                // SAFETY: as above.
+                unsafe {
+                    let mut logits = self.logits(word);
+                    for l in 0..LANES {
+                        logits[l] = exp_lane::<O>(logits[l] - log_sum[l]) * row_gradient;
+                    }
+                    store(&logits, self.logits.pointer(word * self.count + self.first), self.targets.len());
+                }
+            }
+            for (l, &target) in self.targets.iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { *self.logits.pointer(target as usize * self.count + self.first + l) -= row_gradient };
+            }
+        }
+    }
+}

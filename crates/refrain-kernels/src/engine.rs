@@ -1,0 +1,179 @@
+//! What every kernel runs on: an instruction set, a thread team and recycled scratch memory.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::arch::{Arch, Isa, Kernel};
+use crate::pool::{Member, Team};
+use crate::scratch::{FreeList, Scratch};
+
+/// Floating-point operations that are worth one more thread: a microsecond or two, some times a barrier.
+const FLOPS_PER_MEMBER: usize = 200_000;
+/// Elements of an element-wise pass that are worth one more thread.
+const ELEMENTS_PER_MEMBER: usize = 16 * 1024;
+
+static CURRENT: RwLock<Option<Arc<Engine>>> = RwLock::new(None);
+
+/// Why an [`Engine`] cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The machine lacks the instruction set.
+    #[error("this machine does not have {isa}; it has {}", supported_names())]
+    UnsupportedIsa {
+        /// The instruction set asked for.
+        isa: Isa,
+    },
+    /// A team needs at least the calling thread.
+    #[error("the number of threads must be at least 1")]
+    NoThreads,
+    /// The system refused to start a thread.
+    #[error("cannot start {num_threads} threads")]
+    Threads {
+        /// The number of threads asked for.
+        num_threads: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+fn supported_names() -> String {
+    Isa::supported().iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// An instruction set, a thread team and recycled scratch memory.
+///
+/// Results depend on the instruction set but not on the number of threads. Kernels may be called from several threads at
+/// once; they take turns.
+pub struct Engine {
+    arch: Arch,
+    team: Team,
+    free_list: FreeList,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Engine")
+            .field("isa", &self.isa())
+            .field("num_threads", &self.num_threads())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine of `num_threads` threads, the calling one included.
+    ///
+    /// # Errors
+    ///
+    /// When the machine lacks the instruction set, `num_threads` is 0, or the system refuses a thread.
+    pub fn new(isa: Isa, num_threads: usize) -> Result<Self, EngineError> {
+        let arch = Arch::new(isa).ok_or(EngineError::UnsupportedIsa { isa })?;
+        if num_threads == 0 {
+            return Err(EngineError::NoThreads);
+        }
+        let team = Team::new(num_threads).map_err(|source| EngineError::Threads { num_threads, source })?;
+        Ok(Self { arch, team, free_list: FreeList::default() })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.arch.isa()
+    }
+
+    /// Threads in use, the calling one included.
+    pub fn num_threads(&self) -> usize {
+        self.team.num_threads()
+    }
+
+    /// The engine of the process, made on first use: the best instruction set and all processors of the affinity mask.
+    ///
+    /// # Panics
+    ///
+    /// When the system refuses even the thread-less team, which it cannot.
+    pub fn current() -> Arc<Self> {
+        if let Some(engine) = &*CURRENT.read().unwrap_or_else(PoisonError::into_inner) {
+            return Arc::clone(engine);
+        }
+        let mut current = CURRENT.write().unwrap_or_else(PoisonError::into_inner);
+        let engine = current.get_or_insert_with(|| {
+            let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let engine = Self::new(Isa::detect(), num_threads).or_else(|_| Self::new(Isa::detect(), 1));
+            Arc::new(engine.expect("a detected instruction set and one thread are always there"))
+        });
+        Arc::clone(engine)
+    }
+
+    /// Replaces the engine of the process. Who holds the old one keeps using it.
+    pub fn set_current(engine: Self) {
+        *CURRENT.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(engine));
+    }
+
+    pub(crate) fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Runs a kernel compiled for this engine's instruction set, on the calling thread.
+    pub(crate) fn kernel<K: Kernel>(&self, kernel: K) -> K::Output {
+        self.arch.run(kernel)
+    }
+
+    pub(crate) fn free_list(&self) -> &FreeList {
+        &self.free_list
+    }
+
+    /// An aligned scratch buffer of `len` floats of any value.
+    pub(crate) fn scratch(&self, len: usize) -> Scratch {
+        self.free_list.scratch(len)
+    }
+
+    /// How many members a stretch of `flops` between two barriers is worth.
+    pub(crate) fn members_for_flops(&self, flops: usize) -> usize {
+        (flops / FLOPS_PER_MEMBER).clamp(1, self.num_threads())
+    }
+
+    pub(crate) fn run(&self, num_members: usize, task: impl Fn(Member<'_>) + Sync) {
+        self.team.run(num_members, task);
+    }
+
+    /// Runs `task` on contiguous ranges that cover `0..len`, cut at multiples of `grain`.
+    pub(crate) fn for_ranges(&self, len: usize, grain: usize, task: impl Fn(Range<usize>) + Sync) {
+        let grains = len.div_ceil(grain);
+        let members = (len / ELEMENTS_PER_MEMBER).clamp(1, self.num_threads());
+        self.run(members, |member| {
+            let share = member.share(grains);
+            task((share.start * grain).min(len)..(share.end * grain).min(len));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_needs_a_thread() {
+        assert!(matches!(Engine::new(Isa::Portable, 0), Err(EngineError::NoThreads)));
+    }
+
+    #[test]
+    fn the_current_engine_can_be_replaced() {
+        let before = Engine::current();
+        Engine::set_current(Engine::new(Isa::Portable, 3).unwrap());
+        assert_eq!((Engine::current().isa(), Engine::current().num_threads()), (Isa::Portable, 3));
+        assert_ne!(before.num_threads(), 0);
+    }
+
+    #[test]
+    fn ranges_cover_everything_once() {
+        let engine = Engine::new(Isa::Portable, 3).unwrap();
+        let total = std::sync::atomic::AtomicUsize::new(0);
+        for len in [0, 1, 100_000] {
+            total.store(0, std::sync::atomic::Ordering::Relaxed);
+            engine.for_ranges(len, 64, |range| {
+                total.fetch_add(range.len(), std::sync::atomic::Ordering::Relaxed);
+            });
+            assert_eq!(total.load(std::sync::atomic::Ordering::Relaxed), len);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! f32 CPU kernels for recurrent networks: slices in, slices out.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`arch`] | the instruction sets and the one way to run code compiled for one of them |
+//! | [`pool`] | the thread team and its barrier |
+//! | [`engine`] | an instruction set plus a team plus recycled scratch memory: the argument of every kernel |
+//! | [`gemm`], [`column_sums`](mod@column_sums) | products of matrices, large and small, and sums of columns |
+//! | [`recurrent`] | whole-sequence LSTM, forward and backward |
+//! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies without holding the logits |
+//! | [`dropout`] | dropout from a counter-based stream |
+//! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
+//! | [`activation`] | vectorised exp, tanh and sigmoid |
+//! | [`allocator`] | keeps freed memory in the process |
+//!
+//! # Same bytes for any number of threads
+//!
+//! Work is divided over outputs, never over the terms of one sum, and every output element goes through one sequence of
+//! operations fixed by the shapes alone. Results may differ between instruction sets (a fused multiply-add rounds once).
+//!
+//! # Unsafe code
+//!
+//! This crate is the only one of the project with `unsafe`: calls into code compiled for an instruction set, raw pointers
+//! inside the micro-kernels, and slices shared by the members of a team. Each block says why it is sound.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a micro-kernel only reaches its instruction set when it is inlined into the wrapper that enables it"
+)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+pub mod activation;
+pub mod allocator;
+pub mod arch;
+pub mod column_sums;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod engine;
+pub mod gemm;
+pub mod optimizer;
+mod pack;
+pub mod pool;
+pub mod recurrent;
+mod row_dot;
+mod scratch;
+mod shared;
+mod tile;
+
+pub use activation::{exp, sigmoid, tanh};
+pub use allocator::keep_freed_memory;
+pub use arch::{Isa, ParseIsaError};
+pub use column_sums::column_sums;
+pub use cross_entropy::{LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
+pub use dropout::{DropoutKey, dropout};
+pub use engine::{Engine, EngineError};
+pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
+pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
+pub use pool::{Member, Team};
+pub use recurrent::lstm::{
+    LstmGradients, LstmInputs, LstmOutputGradients, LstmOutputs, LstmShape, LstmTrace, lstm_backward, lstm_forward,
+    lstm_forward_traced,
+};

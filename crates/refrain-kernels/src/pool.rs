@@ -1,0 +1,382 @@
+//! The thread team: persistent threads that run one function together and meet at a spinning barrier.
+//!
+//! A recurrence meets at a barrier once per time step, every few microseconds: a futex would cost more than the step.
+//! Waiting spins shortly, then yields the core (a busy neighbour must be able to finish), and idle workers park.
+
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Pauses before the first yield: a few microseconds.
+const SPINS: u32 = 64;
+/// How long an idle worker yields before it parks.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// Low bits of [`Shared::ticket`] that hold the number of members.
+const COUNT_BITS: u32 = 16;
+
+thread_local! {
+    /// Set while this thread is a member: a nested run must not wait for the team it belongs to.
+    static IS_MEMBER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A function that every member runs, without its lifetime.
+type Task = *const (dyn Fn(Member<'_>) + Sync);
+type Panic = Box<dyn Any + Send>;
+
+/// The panic of a member that only left a barrier because another one had panicked.
+struct LeftBarrier;
+
+struct Shared {
+    /// Number of the run in the high bits, its number of members in the low ones: a worker that is no member must not
+    /// look at `task`, which belongs to the next run by then.
+    ticket: AtomicU64,
+    task: UnsafeCell<Option<Task>>,
+    /// Workers that have not finished the run.
+    running: AtomicUsize,
+    barrier: Barrier,
+    panic: Mutex<Option<Panic>>,
+    shutdown: AtomicBool,
+    parked: AtomicUsize,
+    parking: Mutex<()>,
+    wake: Condvar,
+}
+
+// SAFETY: `task` is written by the caller of a run before it publishes the ticket (release) and read by members after they
+// saw it (acquire); the caller returns only when all members are done. Everything else is `Sync` by itself.
+unsafe impl Sync for Shared {}
+// SAFETY: the pointer in `task` is only followed during a run, while the function it points to lives and is `Sync`.
+unsafe impl Send for Shared {}
+
+#[derive(Default)]
+struct Barrier {
+    arrived: AtomicUsize,
+    generation: AtomicUsize,
+    /// A member has panicked and will never arrive.
+    broken: AtomicBool,
+}
+
+impl Barrier {
+    fn wait(&self, count: usize) {
+        let generation = self.generation.load(Ordering::Relaxed);
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == count {
+            self.arrived.store(0, Ordering::Relaxed);
+            self.generation.store(generation.wrapping_add(1), Ordering::Release);
+            return;
+        }
+        let mut waiting = Waiting::default();
+        while self.generation.load(Ordering::Acquire) == generation {
+            if self.broken.load(Ordering::Relaxed) {
+                resume_unwind(Box::new(LeftBarrier));
+            }
+            waiting.pause();
+        }
+    }
+}
+
+/// Spins shortly, then yields.
+#[derive(Default)]
+struct Waiting {
+    pauses: u32,
+}
+
+impl Waiting {
+    fn pause(&mut self) {
+        if self.pauses < SPINS {
+            self.pauses += 1;
+            std::hint::spin_loop();
+        } else {
+            thread::yield_now();
+        }
+    }
+}
+
+/// One of the threads that run a function together.
+#[derive(Clone, Copy)]
+pub struct Member<'a> {
+    /// Which member this is, from 0; the caller of [`Team::run`] is member 0.
+    pub index: usize,
+    /// How many members there are.
+    pub count: usize,
+    barrier: Option<&'a Barrier>,
+}
+
+impl Member<'_> {
+    /// Waits until all members have called it; what they wrote before is visible after.
+    ///
+    /// # Panics
+    ///
+    /// When another member has panicked, so that the run ends.
+    pub fn barrier(&self) {
+        if let Some(barrier) = self.barrier {
+            barrier.wait(self.count);
+        }
+    }
+
+    /// This member's contiguous share of `0..total`.
+    pub fn share(&self, total: usize) -> Range<usize> {
+        total * self.index / self.count..total * (self.index + 1) / self.count
+    }
+}
+
+/// Persistent threads that run one function together; the caller is one of them.
+pub struct Team {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// One run at a time.
+    callers: Mutex<()>,
+}
+
+impl Team {
+    /// A team of `num_threads`, the caller included: it starts one thread less.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses a thread.
+    pub fn new(num_threads: usize) -> std::io::Result<Self> {
+        let num_threads = num_threads.clamp(1, (1 << COUNT_BITS) - 1);
+        let shared = Arc::new(Shared {
+            ticket: AtomicU64::new(0),
+            task: UnsafeCell::new(None),
+            running: AtomicUsize::new(0),
+            barrier: Barrier::default(),
+            panic: Mutex::new(None),
+            shutdown: AtomicBool::new(false),
+            parked: AtomicUsize::new(0),
+            parking: Mutex::new(()),
+            wake: Condvar::new(),
+        });
+        let mut team = Self { shared, workers: Vec::new(), callers: Mutex::new(()) };
+        for index in 1..num_threads {
+            let shared = Arc::clone(&team.shared);
+            let worker = thread::Builder::new().name(format!("refrain-{index}")).spawn(move || work(&shared, index))?;
+            team.workers.push(worker);
+        }
+        Ok(team)
+    }
+
+    /// Threads of the team, the caller included.
+    pub fn num_threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `task` once on each of `num_members` members (at least one, at most the team) and returns when all are done.
+    ///
+    /// Concurrent callers take turns. Called from inside a run it uses the calling thread alone, so `task` must not rely on
+    /// a number of members.
+    ///
+    /// # Panics
+    ///
+    /// With the panic of a member, after all have ended.
+    pub fn run(&self, num_members: usize, task: impl Fn(Member<'_>) + Sync) {
+        let count = num_members.clamp(1, self.num_threads());
+        if count == 1 || IS_MEMBER.get() {
+            task(Member { index: 0, count: 1, barrier: None });
+            return;
+        }
+        let turn = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        let task: &(dyn Fn(Member<'_>) + Sync) = &task;
+        shared.barrier.arrived.store(0, Ordering::Relaxed);
+        shared.barrier.broken.store(false, Ordering::Relaxed);
+        shared.running.store(count - 1, Ordering::Relaxed);
+        // SAFETY: the lifetime ends when this function returns, and it returns only when no member uses the task any more.
+        let erased = unsafe { std::mem::transmute::<*const (dyn Fn(Member<'_>) + Sync), Task>(task) };
+        // SAFETY: the last run is over and workers read the cell only after the new ticket, so nobody uses it now.
+        unsafe { *shared.task.get() = Some(erased) };
+        let run = (shared.ticket.load(Ordering::Relaxed) >> COUNT_BITS) + 1;
+        shared.ticket.store(run << COUNT_BITS | count as u64, Ordering::SeqCst);
+        // A worker first counts itself as parked and then looks at the ticket once more, so one of the two sees the other.
+        if shared.parked.load(Ordering::SeqCst) > 0 {
+            drop(shared.parking.lock().unwrap_or_else(PoisonError::into_inner));
+            shared.wake.notify_all();
+        }
+        take_part(shared, task, 0, count);
+        let mut waiting = Waiting::default();
+        while shared.running.load(Ordering::Acquire) > 0 {
+            waiting.pause();
+        }
+        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(turn);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.shutdown.store(true, Ordering::SeqCst);
+        drop(self.shared.parking.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its tasks, so it cannot have panicked.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Runs the task as one member and keeps the first panic.
+fn take_part(shared: &Shared, task: &(dyn Fn(Member<'_>) + Sync), index: usize, count: usize) {
+    IS_MEMBER.set(true);
+    let member = Member { index, count, barrier: Some(&shared.barrier) };
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(member))) {
+        if !panic.is::<LeftBarrier>() {
+            shared.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+        }
+        shared.barrier.broken.store(true, Ordering::Relaxed);
+    }
+    IS_MEMBER.set(false);
+}
+
+/// The life of a worker.
+fn work(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    while let Some(ticket) = next_ticket(shared, seen) {
+        seen = ticket;
+        let count = (ticket & ((1 << COUNT_BITS) - 1)) as usize;
+        if index < count {
+            // SAFETY: this worker is a member of the run of this ticket, which was published after the task was set and
+            // cannot end, nor the task be replaced, before `running` is decremented below.
+            let task = unsafe { (*shared.task.get()).expect("a run sets its task before its ticket") };
+            // SAFETY: as above; the function outlives the run.
+            take_part(shared, unsafe { &*task }, index, count);
+            shared.running.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+/// Waits for a ticket other than the one seen; `None` when the team ends.
+fn next_ticket(shared: &Shared, seen: u64) -> Option<u64> {
+    let mut waiting = Waiting::default();
+    let mut idle_since = None;
+    loop {
+        let ticket = shared.ticket.load(Ordering::Acquire);
+        if ticket != seen {
+            return Some(ticket);
+        }
+        if shared.shutdown.load(Ordering::Relaxed) {
+            return None;
+        }
+        waiting.pause();
+        if waiting.pauses == SPINS && idle_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            park(shared, seen);
+            idle_since = None;
+        }
+    }
+}
+
+/// Sleeps until there may be a new ticket.
+fn park(shared: &Shared, seen: u64) {
+    let mut parking = shared.parking.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.parked.fetch_add(1, Ordering::SeqCst);
+    while shared.ticket.load(Ordering::SeqCst) == seen && !shared.shutdown.load(Ordering::SeqCst) {
+        parking = shared.wake.wait(parking).unwrap_or_else(PoisonError::into_inner);
+    }
+    shared.parked.fetch_sub(1, Ordering::SeqCst);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_member_runs_once_and_sees_what_was_written_before_the_barrier() {
+        let team = Team::new(4).unwrap();
+        for count in [1, 2, 3, 4, 9] {
+            let marks: Vec<AtomicUsize> = (0..4).map(|_| AtomicUsize::new(0)).collect();
+            team.run(count, |member| {
+                for round in 1..50 {
+                    marks[member.index].fetch_add(1, Ordering::Relaxed);
+                    member.barrier();
+                    assert!(marks[..member.count].iter().all(|mark| mark.load(Ordering::Relaxed) == round));
+                    member.barrier();
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_panic_in_any_member_reaches_the_caller_and_the_team_survives() {
+        let team = Team::new(3).unwrap();
+        for bad in 0..3 {
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                team.run(3, |member| {
+                    member.barrier();
+                    assert!(member.index != bad, "member {bad} fails");
+                    member.barrier();
+                });
+            }));
+            let message = *caught.unwrap_err().downcast::<String>().unwrap();
+            assert_eq!(message, format!("member {bad} fails"));
+            let runs = AtomicUsize::new(0);
+            team.run(3, |member| {
+                member.barrier();
+                runs.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(runs.into_inner(), 3);
+        }
+    }
+
+    #[test]
+    fn a_nested_run_uses_the_calling_thread() {
+        let team = Team::new(3).unwrap();
+        let runs = AtomicUsize::new(0);
+        team.run(3, |_| {
+            team.run(3, |inner| {
+                assert_eq!(inner.count, 1);
+                inner.barrier();
+                runs.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        assert_eq!(runs.into_inner(), 3);
+    }
+
+    #[test]
+    fn concurrent_callers_take_turns() {
+        let team = Team::new(3).unwrap();
+        let runs = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        team.run(3, |member| {
+                            member.barrier();
+                            runs.fetch_add(1, Ordering::Relaxed);
+                            member.barrier();
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(runs.into_inner(), 4 * 50 * 3);
+    }
+
+    #[test]
+    fn parked_workers_wake_up() {
+        let team = Team::new(2).unwrap();
+        for _ in 0..3 {
+            let runs = AtomicUsize::new(0);
+            team.run(2, |_| {
+                runs.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(runs.into_inner(), 2);
+            thread::sleep(PATIENCE * 10);
+        }
+    }
+
+    #[test]
+    fn shares_cover_everything_once() {
+        for total in 0..20 {
+            for count in 1..5 {
+                let shares: Vec<usize> =
+                    (0..count).flat_map(|index| Member { index, count, barrier: None }.share(total)).collect();
+                assert_eq!(shares, (0..total).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! A slice that the members of a team write in disjoint parts.
+
+use std::marker::PhantomData;
+
+/// A mutable slice whose parts are handed out by index, to several threads at once.
+///
+/// The borrow checker cannot see that tiles are disjoint; who calls the unsafe methods promises it.
+pub(crate) struct SharedSlice<'a, T> {
+    data: *mut T,
+    len: usize,
+    marker: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Clone for SharedSlice<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for SharedSlice<'_, T> {}
+
+// SAFETY: it stands for a `&mut [T]` whose parts are used by one thread at a time, by the contract of its unsafe methods.
+unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
+// SAFETY: as above; nothing can be read or written through it without those methods.
+unsafe impl<T: Send + Sync> Sync for SharedSlice<'_, T> {}
+
+impl<'a, T> SharedSlice<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { data: slice.as_mut_ptr(), len: slice.len(), marker: PhantomData }
+    }
+
+    /// The part `start..start + len`, to write.
+    ///
+    /// # Safety
+    ///
+    /// No other thread may use any element of the part while the returned slice lives.
+    #[expect(clippy::mut_from_ref, reason = "that is the purpose; the contract keeps the parts disjoint")]
+    pub(crate) unsafe fn part_mut(&self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
+        // SAFETY: in bounds by the assertion; exclusive by the contract.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+    }
+
+    /// The part `start..start + len`, to read.
+    ///
+    /// # Safety
+    ///
+    /// No thread may write any element of the part while the returned slice lives.
+    pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &'a [T] {
+        assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
+        // SAFETY: in bounds by the assertion; nobody writes by the contract.
+        unsafe { std::slice::from_raw_parts(self.data.add(start), len) }
+    }
+
+    /// The address of an element (or of the end), for the micro-kernels.
+    pub(crate) fn pointer(&self, index: usize) -> *mut T {
+        assert!(index <= self.len, "element {index} of a slice of {}", self.len);
+        // SAFETY: in bounds, or one past the end, by the assertion.
+        unsafe { self.data.add(index) }
+    }
+}

@@ -1,0 +1,227 @@
+//! The micro-kernel: one tile of a product, held in registers.
+
+use crate::arch::{Kernel, MAX_ROWS, MAX_WIDTH, MulAdd};
+
+/// The left factor of a tile: element (row, k) lies at `row * row_stride + k * k_stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct LeftRows {
+    pub(crate) data: *const f32,
+    pub(crate) row_stride: usize,
+    pub(crate) k_stride: usize,
+}
+
+/// The right factor of a tile: the columns of row k lie from `k * k_stride` on.
+#[derive(Clone, Copy)]
+pub(crate) struct RightPanel {
+    pub(crate) data: *const f32,
+    pub(crate) k_stride: usize,
+}
+
+/// `left · right` over `k_len` terms, in ascending order of k, each element in one chain of multiply-adds from zero.
+///
+/// # Safety
+///
+/// `left` must be readable for `M` rows and `right` for `V * W` columns, over `k_len` terms.
+#[inline(always)]
+pub(crate) unsafe fn accumulate<const W: usize, const V: usize, const M: usize, O: MulAdd>(
+    k_len: usize,
+    left: LeftRows,
+    right: RightPanel,
+) -> [[[f32; W]; V]; M] {
+    let mut sums = [[[0.0; W]; V]; M];
+    let mut a = left.data;
+    let mut b = right.data;
+    // Two terms per round: the loop's own instructions would take the place of multiply-adds.
+    for _ in 0..k_len / 2 {
+        for _ in 0..2 {
+            // SAFETY: within the bounds promised by the caller.
+            unsafe { add_term::<W, V, M, O>(&mut sums, a, left.row_stride, b) };
+            // Past the last term the pointers may leave their buffers, where they are not followed.
+            a = a.wrapping_add(left.k_stride);
+            b = b.wrapping_add(right.k_stride);
+        }
+    }
+    if k_len % 2 == 1 {
+        // SAFETY: as above.
+        unsafe { add_term::<W, V, M, O>(&mut sums, a, left.row_stride, b) };
+    }
+    sums
+}
+
+/// Adds one term to a tile's sums.
+///
+/// # Safety
+///
+/// `a` must be readable for `M` rows and `b` for `V * W` columns.
+#[inline(always)]
+unsafe fn add_term<const W: usize, const V: usize, const M: usize, O: MulAdd>(
+    sums: &mut [[[f32; W]; V]; M],
+    a: *const f32,
+    row_stride: usize,
+    b: *const f32,
+) {
+    // SAFETY: within the bounds promised by the caller.
+    let columns: [[f32; W]; V] = std::array::from_fn(|v| unsafe { b.add(v * W).cast::<[f32; W]>().read() });
+    for r in 0..M {
+        // SAFETY: as above.
+        let x = unsafe { *a.add(r * row_stride) };
+        for v in 0..V {
+            for l in 0..W {
+                sums[r][v][l] = O::mul_add(x, columns[v][l], sums[r][v][l]);
+            }
+        }
+    }
+}
+
+/// Spells out the tile heights, each of which is compiled by itself: a tile at the lower edge does no more work than its
+/// rows need.
+macro_rules! for_rows {
+    ($rows:expr, $max:expr, $call:ident::<$($generic:tt),*>($($argument:expr),*)) => {
+        match $rows {
+            1 => $call::<$($generic,)* 1>($($argument),*),
+            2 if $max >= 2 => $call::<$($generic,)* 2>($($argument),*),
+            3 if $max >= 3 => $call::<$($generic,)* 3>($($argument),*),
+            4 if $max >= 4 => $call::<$($generic,)* 4>($($argument),*),
+            5 if $max >= 5 => $call::<$($generic,)* 5>($($argument),*),
+            6 if $max >= 6 => $call::<$($generic,)* 6>($($argument),*),
+            7 if $max >= 7 => $call::<$($generic,)* 7>($($argument),*),
+            8 if $max >= 8 => $call::<$($generic,)* 8>($($argument),*),
+            9 if $max >= 9 => $call::<$($generic,)* 9>($($argument),*),
+            10 if $max >= 10 => $call::<$($generic,)* 10>($($argument),*),
+            11 if $max >= 11 => $call::<$($generic,)* 11>($($argument),*),
+            12 if $max >= 12 => $call::<$($generic,)* 12>($($argument),*),
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+pub(crate) use for_rows;
+
+/// What a tile's sums are added to.
+#[derive(Clone, Copy)]
+pub(crate) enum TileStart {
+    Zero,
+    /// What the output holds.
+    Output,
+    /// The same values for every row.
+    Bias(*const f32),
+}
+
+/// A tile of a plain product, at most `MAX_ROWS` by `MAX_WIDTH`.
+pub(crate) struct ProductTile {
+    pub(crate) k_len: usize,
+    pub(crate) left: LeftRows,
+    pub(crate) right: RightPanel,
+    pub(crate) rows: usize,
+    /// Vectors of the panel: 1, 2 or 4.
+    pub(crate) vectors: usize,
+    /// Columns to store.
+    pub(crate) cols: usize,
+    pub(crate) start: TileStart,
+    pub(crate) out: *mut f32,
+    pub(crate) out_stride: usize,
+}
+
+/// Vectors of the narrowest panel of 1, 2 or 4 vectors that holds `cols` columns.
+pub(crate) fn vectors_for(cols: usize, lanes: usize) -> usize {
+    cols.div_ceil(lanes).next_power_of_two()
+}
+
+impl ProductTile {
+    /// Computes the tile.
+    ///
+    /// # Safety
+    ///
+    /// `left` must be readable for `rows` rows, `right` for `vectors` vectors, the bias and `out` for `cols` columns, `out`
+    /// writable and used by no other thread.
+    pub(crate) unsafe fn compute(self, arch: crate::arch::Arch) {
+        debug_assert!(self.rows <= MAX_ROWS && self.cols <= MAX_WIDTH && self.cols <= self.vectors * arch.lanes());
+        arch.run(Promised(self));
+    }
+
+    #[inline(always)]
+    fn vectors<O: MulAdd, const W: usize, const V: usize, const MAX: usize>(&self) {
+        match self.vectors {
+            1 => for_rows!(self.rows, MAX, tile::<O, W, 1>(self)),
+            2 if V >= 2 => for_rows!(self.rows, MAX, tile::<O, W, 2>(self)),
+            4 if V >= 4 => for_rows!(self.rows, MAX, tile::<O, W, 4>(self)),
+            vectors => unreachable!("a panel of {vectors} vectors"),
+        }
+    }
+}
+
+/// A tile whose pointers were promised to be good.
+struct Promised(ProductTile);
+
+impl Kernel for Promised {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+        self.0.vectors::<O, W, V, M>();
+    }
+}
+
+#[inline(always)]
+fn tile<O: MulAdd, const W: usize, const V: usize, const M: usize>(tile: &ProductTile) {
+    // SAFETY: promised to `ProductTile::compute`, which is the only way here.
+    let sums = unsafe { accumulate::<W, V, M, O>(tile.k_len, tile.left, tile.right) };
+    for (r, sums) in sums.iter().enumerate() {
+        for (v, sums) in sums.iter().enumerate() {
+            let cols = tile.cols.saturating_sub(v * W).min(W);
+            if cols == 0 {
+                break;
+            }
+            // SAFETY: row r and the columns from v * W on are inside the output and the bias, by the same promise.
+            unsafe {
+                let out = tile.out.add(r * tile.out_stride + v * W);
+                let start = match tile.start {
+                    TileStart::Zero => [0.0; W],
+                    TileStart::Output => load::<W>(out, cols),
+                    TileStart::Bias(bias) => load::<W>(bias.add(v * W), cols),
+                };
+                let mut sum = *sums;
+                for l in 0..W {
+                    sum[l] += start[l];
+                }
+                store::<W>(&sum, out, cols);
+            }
+        }
+    }
+}
+
+/// The first `count` of `N` floats; the others are zero.
+///
+/// # Safety
+///
+/// `from` must be readable for `count.min(N)` floats.
+#[inline(always)]
+pub(crate) unsafe fn load<const N: usize>(from: *const f32, count: usize) -> [f32; N] {
+    if count >= N {
+        // SAFETY: N floats are readable.
+        return unsafe { from.cast::<[f32; N]>().read() };
+    }
+    let mut values = [0.0; N];
+    for (i, value) in values.iter_mut().enumerate().take(count) {
+        // SAFETY: i < count.
+        *value = unsafe { *from.add(i) };
+    }
+    values
+}
+
+/// Stores the first `count` of `N` floats.
+///
+/// # Safety
+///
+/// `to` must be writable for `count.min(N)` floats.
+#[inline(always)]
+pub(crate) unsafe fn store<const N: usize>(values: &[f32; N], to: *mut f32, count: usize) {
+    if count >= N {
+        // SAFETY: N floats are writable.
+        unsafe { to.cast::<[f32; N]>().write(*values) };
+        return;
+    }
+    for (i, value) in values.iter().enumerate().take(count) {
+        // SAFETY: i < count.
+        unsafe { *to.add(i) = *value };
+    }
+}

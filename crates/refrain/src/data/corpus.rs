@@ -1,0 +1,318 @@
+//! The text to train on and the text to validate on.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::DataError;
+use crate::files::FileError;
+use crate::setting::{Allowed, Range, Setting, empty_is_none};
+use crate::text::{Decoded, Encoding, decode};
+
+/// What the name of a text that comes with the program starts with.
+pub const BUILTIN_PREFIX: &str = "builtin:";
+
+/// The texts that come with the program.
+const BUILTINS: &[(&str, &str)] =
+    &[("shakespeare", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/shakespeare.txt")))];
+
+/// `[data]`: where the text comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DataConfig {
+    /// The file to train on, relative to the folder of the recipe, or `builtin:shakespeare`.
+    pub train: String,
+    /// The file to validate on; "" in a recipe: the end of the training file.
+    #[serde(with = "empty_is_none")]
+    pub valid: Option<String>,
+    /// The share of the training file that is kept for validation, if no file is.
+    pub valid_fraction: f64,
+    /// The encoding of the files; "auto" in a recipe: detected.
+    #[serde(with = "auto_is_none")]
+    pub encoding: Option<Encoding>,
+    /// Characters that occur less often in the training text are unknown to the model.
+    pub min_count: usize,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            train: format!("{BUILTIN_PREFIX}{}", BUILTINS[0].0),
+            valid: None,
+            // nanoGPT, data/shakespeare_char/prepare.py
+            valid_fraction: 0.1,
+            encoding: None,
+            min_count: 1,
+        }
+    }
+}
+
+impl DataConfig {
+    pub(crate) const SETTINGS: &'static [Setting] = &[
+        Setting::new("train", Allowed::NonEmptyText),
+        Setting::new("valid", Allowed::Text),
+        Setting::new("valid-fraction", Allowed::Number(Range::Fraction)),
+        Setting::new("encoding", Allowed::OneOf(&["auto", "utf-8", "gb18030", "utf-16le", "utf-16be"])),
+        Setting::new("min-count", Allowed::Integer(1)),
+    ];
+}
+
+/// The texts of a run, decoded.
+#[derive(Debug, Clone)]
+pub struct Corpus {
+    /// The text to train on.
+    pub train_text: String,
+    /// The text to validate on.
+    pub valid_text: String,
+    /// The files read, the training file first.
+    pub sources: Vec<SourceInfo>,
+    /// SHA-256 in hexadecimal over the training text, one byte 0xFF, which no text contains, and the validation text.
+    pub fingerprint: String,
+}
+
+/// A file, and how it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SourceInfo {
+    /// The path as it was opened, or the `builtin:` name.
+    pub path: String,
+    /// Its length in bytes.
+    pub bytes: usize,
+    /// Its length in characters.
+    pub chars: usize,
+    /// The encoding it was read in.
+    pub encoding: Encoding,
+    /// Why in that one.
+    pub reason: String,
+}
+
+impl Corpus {
+    /// Reads the texts that `config` names; relative paths start at `base_dir`.
+    ///
+    /// Without a validation file, the first ⌊(1 − valid-fraction) · characters⌋ characters of the training file are
+    /// trained on and the rest is for validation.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] if a file cannot be read, is a folder, empty, or not valid in its encoding, or if the split leaves
+    /// nothing on one side.
+    pub fn load(config: &DataConfig, base_dir: &Path) -> Result<Self, DataError> {
+        let fraction = config.valid_fraction;
+        if !(fraction > 0.0 && fraction < 1.0) {
+            return Err(DataError::ValidFraction { fraction });
+        }
+        let (mut train_text, source) = read("data.train", &config.train, config.encoding, base_dir)?;
+        let mut sources = vec![source];
+        let valid_text = if let Some(valid) = &config.valid {
+            let (text, source) = read("data.valid", valid, config.encoding, base_dir)?;
+            sources.push(source);
+            text
+        } else {
+            let SourceInfo { path, chars, .. } = &sources[0];
+            // A millionth of a character: (1 − 0.9) · 10 is 0.999…, and means 1.
+            let train = ((1.0 - fraction) * *chars as f64 + 1e-6).floor() as usize;
+            if train == 0 || train == *chars {
+                let (path, chars, valid) = (path.clone(), *chars, chars - train);
+                return Err(DataError::Split { path, chars, fraction, train, valid });
+            }
+            let at = train_text.char_indices().nth(train).map_or(train_text.len(), |(at, _)| at);
+            train_text.split_off(at)
+        };
+        let fingerprint = fingerprint(&train_text, &valid_text);
+        Ok(Self { train_text, valid_text, sources, fingerprint })
+    }
+}
+
+fn read(
+    key: &'static str,
+    name: &str,
+    encoding: Option<Encoding>,
+    base_dir: &Path,
+) -> Result<(String, SourceInfo), DataError> {
+    let (path, bytes, decoded) = if let Some(builtin) = name.strip_prefix(BUILTIN_PREFIX) {
+        let text = builtin_text(key, builtin)?;
+        let decoded = Decoded {
+            text: text.to_owned(),
+            encoding: Encoding::Utf8,
+            has_bom: false,
+            reason: "comes with the program".to_owned(),
+        };
+        (name.to_owned(), text.len(), decoded)
+    } else {
+        let path = base_dir.join(name);
+        let bytes = fs::read(&path).map_err(|error| unreadable(key, name, base_dir, error))?;
+        let path = path.display().to_string();
+        match decode(&bytes, encoding) {
+            Ok(decoded) => (path, bytes.len(), decoded),
+            Err(error) => return Err(DataError::text(&path, error)),
+        }
+    };
+    let chars = decoded.text.chars().count();
+    if chars == 0 {
+        return Err(DataError::Empty { key, path });
+    }
+    let source = SourceInfo { path, bytes, chars, encoding: decoded.encoding, reason: decoded.reason };
+    Ok((decoded.text, source))
+}
+
+fn builtin_text(key: &'static str, name: &str) -> Result<&'static str, DataError> {
+    BUILTINS.iter().find(|(builtin, _)| *builtin == name).map(|(_, text)| *text).ok_or_else(|| {
+        let known: Vec<String> = BUILTINS.iter().map(|(name, _)| format!("`{BUILTIN_PREFIX}{name}`")).collect();
+        DataError::UnknownBuiltin { key, name: name.to_owned(), hint: format!("there is {}", known.join(", ")) }
+    })
+}
+
+fn unreadable(key: &'static str, name: &str, base_dir: &Path, error: std::io::Error) -> DataError {
+    let path = base_dir.join(name);
+    if path.is_dir() {
+        let hint = "name one file; several can be joined with `cat`".to_owned();
+        return DataError::Folder { key, path, hint };
+    }
+    let kind = error.kind();
+    let error = FileError::new("read", path, error);
+    let hint = if kind == ErrorKind::NotFound && Path::new(name).is_relative() {
+        let folder = if base_dir.as_os_str().is_empty() { Path::new(".") } else { base_dir };
+        format!("`{key}` is relative to the folder of the recipe, {}", folder.display())
+    } else {
+        error.hint().unwrap_or_else(|| format!("check `{key}`"))
+    };
+    DataError::File { key, error, hint }
+}
+
+fn fingerprint(train_text: &str, valid_text: &str) -> String {
+    let digest = Sha256::new().chain_update(train_text).chain_update([0xFF]).chain_update(valid_text).finalize();
+    digest.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Serde for the encoding, where "auto" stands for none.
+mod auto_is_none {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::text::Encoding;
+
+    const AUTO: &str = "auto";
+
+    #[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+    pub(super) fn serialize<S: Serializer>(encoding: &Option<Encoding>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(encoding.map_or(AUTO, Encoding::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Encoding>, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        if name == AUTO {
+            return Ok(None);
+        }
+        name.parse().map(Some).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        folder
+    }
+
+    fn config(train: &str) -> DataConfig {
+        DataConfig { train: train.to_owned(), ..DataConfig::default() }
+    }
+
+    #[test]
+    fn the_bundled_text_splits_as_nanogpt_splits_it() {
+        let corpus = Corpus::load(&DataConfig::default(), Path::new("")).unwrap();
+        assert_eq!((corpus.train_text.len(), corpus.valid_text.len()), (1_003_854, 111_540));
+        assert_eq!(corpus.sources[0].path, "builtin:shakespeare");
+        assert!(corpus.train_text.starts_with("First Citizen:\nBefore we proceed"));
+    }
+
+    #[test]
+    fn the_split_counts_characters_and_loses_none() {
+        let folder = folder(&[("a.txt", "一二三四五六七八九十".as_bytes())]);
+        for (fraction, train) in [(0.1, 9), (0.3, 7), (0.9, 1), (0.25, 7)] {
+            let config = DataConfig { valid_fraction: fraction, ..config("a.txt") };
+            let corpus = Corpus::load(&config, folder.path()).unwrap();
+            assert_eq!(corpus.train_text.chars().count(), train, "{fraction}");
+            assert_eq!(corpus.train_text + &corpus.valid_text, "一二三四五六七八九十");
+        }
+    }
+
+    #[test]
+    fn a_validation_file_is_kept_apart() {
+        let (gb, _, _) = encoding_rs::GB18030.encode("验证用的文本，很短。");
+        let folder = folder(&[("train.txt", b"abc"), ("valid.txt", &gb)]);
+        let config = DataConfig { valid: Some("valid.txt".to_owned()), ..config("train.txt") };
+        let corpus = Corpus::load(&config, folder.path()).unwrap();
+        assert_eq!((corpus.train_text.as_str(), corpus.valid_text.as_str()), ("abc", "验证用的文本，很短。"));
+        let source = &corpus.sources[1];
+        assert_eq!((source.bytes, source.chars, source.encoding), (20, 10, Encoding::Gb18030));
+    }
+
+    #[test]
+    fn the_fingerprint_depends_on_the_texts_and_on_where_they_part() {
+        assert_eq!(fingerprint("", ""), "a8100ae6aa1940d0b663bb31cd466142ebbdbd5187131b92d93818987832eb89");
+        assert_ne!(fingerprint("ab", "c"), fingerprint("a", "bc"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_with_its_key() {
+        let folder =
+            folder(&[("empty.txt", b""), ("bom.txt", b"\xEF\xBB\xBF"), ("one.txt", b"x"), ("bad.txt", b"ab\xFFcd")]);
+        let base = folder.path().display().to_string();
+        fs::create_dir(folder.path().join("sub")).unwrap();
+        for (name, message, hint) in [
+            (
+                "gone.txt",
+                format!("cannot read {base}/gone.txt: no such file or folder (`data.train`)"),
+                Some(format!("`data.train` is relative to the folder of the recipe, {base}")),
+            ),
+            (
+                "sub",
+                format!("{base}/sub is a folder, not a text file (`data.train`)"),
+                Some("name one file; several can be joined with `cat`".into()),
+            ),
+            ("empty.txt", format!("{base}/empty.txt is empty (`data.train`)"), None),
+            ("bom.txt", format!("{base}/bom.txt is empty (`data.train`)"), None),
+            (
+                "one.txt",
+                format!(
+                    "{base}/one.txt has 1 characters: with `data.valid-fraction` 0.1, 0 are left to train on and 1 to validate on"
+                ),
+                Some("name a longer text, or a file of its own in `data.valid`".into()),
+            ),
+            (
+                "bad.txt",
+                format!("{base}/bad.txt: not valid utf-8: byte 0xFF at byte offset 2"),
+                Some("repair the file, or name its encoding: --set data.encoding=gb18030|utf-16le|utf-16be".into()),
+            ),
+            (
+                "builtin:hamlet",
+                "there is no built-in text `hamlet` (`data.train`)".into(),
+                Some("there is `builtin:shakespeare`".into()),
+            ),
+        ] {
+            let error = Corpus::load(&config(name), folder.path()).unwrap_err();
+            assert_eq!((error.to_string(), error.hint().map(str::to_owned)), (message, hint));
+        }
+    }
+
+    #[test]
+    fn a_fraction_out_of_range_is_refused() {
+        for fraction in [0.0, 1.0, -0.1, f64::NAN] {
+            let config = DataConfig { valid_fraction: fraction, ..DataConfig::default() };
+            let error = Corpus::load(&config, Path::new("")).unwrap_err();
+            assert!(error.to_string().starts_with("`data.valid-fraction` must be above 0 and below 1"));
+        }
+    }
+}

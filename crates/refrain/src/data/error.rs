@@ -1,0 +1,141 @@
+//! What can be wrong with the data.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::files::FileError;
+use crate::text::TextError;
+
+/// Data that cannot be read, or not be trained on.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// The operating system refused to read a file.
+    #[error("{error} (`{key}`)")]
+    File {
+        /// The key of the recipe that names the file.
+        key: &'static str,
+        /// What happened.
+        error: FileError,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A folder where a file is wanted.
+    #[error("{} is a folder, not a text file (`{key}`)", path.display())]
+    Folder {
+        /// The key of the recipe that names it.
+        key: &'static str,
+        /// The folder.
+        path: PathBuf,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A `builtin:` name that is none.
+    #[error("there is no built-in text `{name}` (`{key}`)")]
+    UnknownBuiltin {
+        /// The key of the recipe that names it.
+        key: &'static str,
+        /// The name after `builtin:`.
+        name: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// Bytes that are not text in the encoding tried.
+    #[error("{path}: {error}")]
+    Encoding {
+        /// The file.
+        path: String,
+        /// What is wrong, and at which byte.
+        error: TextError,
+    },
+    /// A file without a character.
+    #[error("{path} is empty (`{key}`)")]
+    Empty {
+        /// The key of the recipe that names the file.
+        key: &'static str,
+        /// The file.
+        path: String,
+    },
+    /// A validation share that is not between 0 and 1.
+    #[error("`data.valid-fraction` must be above 0 and below 1, found {fraction}")]
+    ValidFraction {
+        /// The value.
+        fraction: f64,
+    },
+    /// A split that leaves one side without a character.
+    #[error(
+        "{path} has {chars} characters: with `data.valid-fraction` {fraction}, {train} are left to train on and {valid} \
+         to validate on"
+    )]
+    Split {
+        /// The file.
+        path: String,
+        /// Its length.
+        chars: usize,
+        /// The share asked for.
+        fraction: f64,
+        /// Characters to train on.
+        train: usize,
+        /// Characters to validate on.
+        valid: usize,
+    },
+    /// A text in which nothing can be predicted.
+    #[error("the text has {available} characters; at least 2 are needed, since nothing comes before the first")]
+    NothingToPredict {
+        /// Tokens there are.
+        available: usize,
+    },
+    /// Fewer tokens than one window of all streams takes.
+    #[error(
+        "the {text} text has {available} characters, at least {needed} are needed: batch size × sequence length + 1 = \
+         {batch_size} × {seq_len} + 1"
+    )]
+    TooShort {
+        /// Which text: "training" or "validation".
+        text: &'static str,
+        /// Tokens needed.
+        needed: usize,
+        /// Tokens there are.
+        available: usize,
+        /// Streams asked for.
+        batch_size: usize,
+        /// Tokens of a window asked for.
+        seq_len: usize,
+        /// What to do about it.
+        hint: &'static str,
+    },
+}
+
+impl DataError {
+    /// What the user can do about it, where we know.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::File { hint, .. } | Self::Folder { hint, .. } | Self::UnknownBuiltin { hint, .. } => Some(hint),
+            Self::Encoding { error, .. } => error.hint(),
+            Self::TooShort { hint, .. } => Some(hint),
+            Self::Split { .. } => Some("name a longer text, or a file of its own in `data.valid`"),
+            Self::Empty { .. } | Self::ValidFraction { .. } | Self::NothingToPredict { .. } => None,
+        }
+    }
+
+    /// What is wrong with the bytes of the text at `path`.
+    pub fn text(path: &str, error: TextError) -> Self {
+        Self::Encoding { path: path.to_owned(), error }
+    }
+
+    /// The same error about the validation text: names the key that sets its batch size.
+    #[must_use]
+    pub fn of_validation(self) -> Self {
+        match self {
+            Self::TooShort { needed, available, batch_size, seq_len, .. } => Self::TooShort {
+                text: "validation",
+                needed,
+                available,
+                batch_size,
+                seq_len,
+                hint: "lower `train.eval-batch-size` or `train.seq-len`, or raise `data.valid-fraction`",
+            },
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Refrain: recurrent sequence modelling and text generation on [Burn](burn).
+//!
+//! The modules in the order that data flows through them:
+//! text → tokens ([`text`]) → batches ([`data`]) → layers ([`nn`]) → model ([`models`]) → task ([`tasks`]) →
+//! training ([`train`], with [`optim`]) → decoding ([`decode`]).
+//!
+//! [`nn`] is usable alone, from any Burn program: [`nn::Lstm`] is an ordinary Burn module whose forward and backward
+//! passes run fused on the CPU.
+
+pub mod data;
+pub mod decode;
+pub mod files;
+pub mod metrics;
+pub mod models;
+pub mod nn;
+pub mod optim;
+pub mod random;
+pub mod tasks;
+pub mod text;
+pub mod train;
+
+mod setting;
+
+pub use refrain_kernels as kernels;

@@ -1,0 +1,5 @@
+//! Scores, each with the count that it was divided by.
+
+mod language_model;
+
+pub use language_model::LanguageModelScore;

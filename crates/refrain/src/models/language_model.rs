@@ -1,0 +1,185 @@
+//! The recurrent language model: embedding → stacked LSTM → linear head over the vocabulary.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::artefact::{Artefact, ArtefactError, NamedTensor};
+use super::config::LanguageModelConfig;
+use crate::nn::{
+    Dropout, DropoutSchedule, Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, LstmConfig, LstmStack,
+    LstmStackConfig, LstmState,
+};
+
+/// Places of dropout: the embedding, the head, and from the third on the boundaries between layers.
+const EMBEDDING_SITE: u8 = 0;
+const OUTPUT_SITE: u8 = 1;
+const FIRST_LAYER_SITE: u8 = 2;
+
+impl LanguageModelConfig {
+    /// A model with initial weights, which depend on `seed` alone.
+    pub fn init(&self, vocab_size: usize, seed: u64, device: &Device) -> LanguageModel {
+        let init = &mut Initializer::new(seed, device);
+        let layer =
+            LstmConfig { forget_bias: self.forget_bias, ..LstmConfig::new(self.embedding_size, self.hidden_size) };
+        LanguageModel {
+            embedding: EmbeddingConfig { vocab_size, embedding_size: self.embedding_size }.init(init),
+            lstm: LstmStackConfig { layer, num_layers: self.num_layers, dropout: self.dropout }.init(init),
+            head: LinearConfig { input_size: self.hidden_size, output_size: vocab_size }.init(init),
+            embedding_dropout: self.embedding_dropout,
+            output_dropout: self.output_dropout,
+        }
+    }
+}
+
+/// A language model: from the tokens so far, the distribution of the next.
+#[derive(Module, Debug)]
+pub struct LanguageModel {
+    /// `[vocab_size, embedding_size]`.
+    pub embedding: Embedding,
+    /// The recurrent layers.
+    pub lstm: LstmStack,
+    /// `[vocab_size, hidden_size]`.
+    pub head: Linear,
+    embedding_dropout: f64,
+    output_dropout: f64,
+}
+
+/// One state a layer, from the lowest up.
+pub type LanguageModelState = Vec<LstmState>;
+
+impl LanguageModel {
+    /// The top layer's hidden states, as rows: `[batch_size * seq_len, hidden_size]`.
+    fn features(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: Option<LanguageModelState>,
+        schedule: Option<DropoutSchedule>,
+    ) -> (Tensor<2>, LanguageModelState) {
+        let [batch_size, seq_len] = tokens.dims();
+        let embedded = self.embedding.forward(tokens);
+        let embedded = Dropout { probability: self.embedding_dropout }.forward(embedded, schedule, EMBEDDING_SITE);
+        let (output, state) = self.lstm.forward(embedded, state, schedule, FIRST_LAYER_SITE);
+        let output = Dropout { probability: self.output_dropout }.forward(output, schedule, OUTPUT_SITE);
+        let [_, _, hidden_size] = output.dims();
+        (output.reshape([batch_size * seq_len, hidden_size]), state)
+    }
+
+    /// The mean cross entropy in nats, `[1]`, and the state after the window.
+    ///
+    /// # Shapes
+    /// - `inputs`, `targets`: `[batch_size, seq_len]`
+    pub fn loss(
+        &self,
+        inputs: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        state: Option<LanguageModelState>,
+        schedule: Option<DropoutSchedule>,
+    ) -> (Tensor<1>, LanguageModelState) {
+        let num_tokens = targets.dims().iter().product::<usize>();
+        let (features, state) = self.features(inputs, state, schedule);
+        (self.head.cross_entropy(features, targets.reshape([num_tokens])), state)
+    }
+
+    /// The cross entropy of every token in nats, `[batch_size * seq_len]`, without dropout. Shapes as
+    /// [`LanguageModel::loss`].
+    pub fn token_losses(
+        &self,
+        inputs: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        state: Option<LanguageModelState>,
+    ) -> (Tensor<1>, LanguageModelState) {
+        let num_tokens = targets.dims().iter().product::<usize>();
+        let (features, state) = self.features(inputs, state, None);
+        (self.head.token_losses(features, targets.reshape([num_tokens])), state)
+    }
+
+    /// The scores of the token that follows the last of `tokens`: `[batch_size, vocab_size]`.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch_size, seq_len]`, `seq_len ≥ 1`
+    pub fn next_logits(
+        &self,
+        tokens: Tensor<2, Int>,
+        state: Option<LanguageModelState>,
+    ) -> (Tensor<2>, LanguageModelState) {
+        let [batch_size, _] = tokens.dims();
+        let embedded = self.embedding.forward(tokens);
+        let (_, state) = self.lstm.forward(embedded, state, None, FIRST_LAYER_SITE);
+        let top = state.last().expect("a model has at least one layer").hidden.clone();
+        let [_, hidden_size] = top.dims();
+        (self.head.forward(top.reshape([batch_size, hidden_size])), state)
+    }
+
+    /// Every parameter by its path, such as `lstm.layers.0.weight_hh`, in the order of the model.
+    pub fn to_tensors(&self) -> Vec<NamedTensor> {
+        let mut reader = Reader::default();
+        self.visit(&mut reader);
+        reader.tensors
+    }
+
+    /// The model with its parameters taken from `artefact`.
+    ///
+    /// # Errors
+    /// When a parameter is missing or of another shape.
+    pub fn with_tensors(self, artefact: &Artefact) -> Result<Self, ArtefactError> {
+        let mut writer = Writer { path: Vec::new(), artefact, error: None };
+        let model = self.map(&mut writer);
+        match writer.error {
+            Some(error) => Err(error),
+            None => Ok(model),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    path: Vec<String>,
+    tensors: Vec<NamedTensor>,
+}
+
+impl ModuleVisitor for Reader {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let data = param.val().into_data();
+        let shape = param.val().dims().to_vec();
+        let values = data.try_into_vec::<f32>().expect("parameters are f32");
+        self.tensors.push(NamedTensor { name: self.path.join("."), shape, values });
+    }
+}
+
+struct Writer<'a> {
+    path: Vec<String>,
+    artefact: &'a Artefact,
+    error: Option<ArtefactError>,
+}
+
+impl ModuleMapper for Writer<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let shape = param.val().dims();
+        match self.artefact.get(&self.path.join("."), &shape) {
+            Ok(found) => {
+                let device = param.val().device();
+                param.map(|_| Tensor::from_data(TensorData::new(found.values.clone(), shape), &device))
+            }
+            Err(error) => {
+                self.error.get_or_insert(error);
+                param
+            }
+        }
+    }
+}

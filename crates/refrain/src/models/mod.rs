@@ -1,0 +1,11 @@
+//! Layers → models, and models ↔ files.
+
+mod artefact;
+pub(crate) mod config;
+mod language_model;
+mod trained;
+
+pub use artefact::{Artefact, ArtefactError, FormatFault, NamedTensor};
+pub use config::{CellKind, LanguageModelConfig};
+pub use language_model::{LanguageModel, LanguageModelState};
+pub use trained::{Provenance, TrainedModel};

@@ -1,0 +1,72 @@
+//! The linear head of a language model, with its loss.
+
+use burn::backend::Dispatch;
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor};
+
+use super::Initializer;
+use super::fused::FusedOps;
+
+/// Configuration of a [`Linear`] layer.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearConfig {
+    /// Features of the input.
+    pub input_size: usize,
+    /// Features of the output.
+    pub output_size: usize,
+}
+
+impl LinearConfig {
+    /// Weights uniform in `±1 / sqrt(input_size)`, PyTorch's default; bias zero.
+    pub fn init(&self, init: &mut Initializer<'_>) -> Linear {
+        let bound = 1.0 / (self.input_size as f64).sqrt();
+        Linear {
+            weight: init.uniform([self.output_size, self.input_size], bound),
+            bias: init.constant(vec![0.0; self.output_size]),
+        }
+    }
+}
+
+/// `input · weightᵀ + bias`, the weight laid out as in PyTorch.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[output_size, input_size]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[output_size]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Linear {
+    /// The outputs themselves.
+    ///
+    /// # Shapes
+    /// - `input`: `[rows, input_size]`
+    /// - output: `[rows, output_size]`
+    pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        input.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+    }
+
+    /// The mean cross entropy of softmax over the outputs, in nats: `[1]`. The outputs are never held whole.
+    ///
+    /// # Shapes
+    /// - `input`: `[num_tokens, input_size]`
+    /// - `targets`: `[num_tokens]`
+    pub fn cross_entropy(&self, input: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        Tensor::from_dispatch(<Dispatch as FusedOps>::linear_cross_entropy(
+            input.into_dispatch(),
+            self.weight.val().into_dispatch(),
+            self.bias.val().into_dispatch(),
+            targets.into_dispatch(),
+        ))
+    }
+
+    /// The cross entropy of every token, in nats: `[num_tokens]`. Shapes as [`Linear::cross_entropy`].
+    pub fn token_losses(&self, input: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+        Tensor::from_dispatch(<Dispatch as FusedOps>::token_losses(
+            input.into_dispatch(),
+            self.weight.val().into_dispatch(),
+            self.bias.val().into_dispatch(),
+            targets.into_dispatch(),
+        ))
+    }
+}

@@ -1,0 +1,116 @@
+//! Language modelling: predict the next character of a text.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::data::{Corpus, DataConfig, DataError, DataSummary, TokenStream, Window, Windows};
+use crate::metrics::LanguageModelScore;
+use crate::models::{LanguageModel, LanguageModelState};
+use crate::text::Vocabulary;
+
+/// A corpus made ready for training.
+#[derive(Debug)]
+pub struct LanguageModelData {
+    /// Built from the training part alone.
+    pub vocabulary: Vocabulary,
+    /// The training text in parallel streams.
+    pub train: Windows,
+    /// The validation text in parallel streams.
+    pub valid: Windows,
+    /// What is in the corpus.
+    pub summary: DataSummary,
+    /// SHA-256 of the decoded text.
+    pub fingerprint: String,
+}
+
+impl LanguageModelData {
+    /// Loads and encodes the corpus, and cuts it into windows of `[batch_size, seq_len]`.
+    ///
+    /// The validation text uses up to `eval_batch_size` streams, fewer where it is short.
+    ///
+    /// # Errors
+    /// When a file cannot be read or the text is too short.
+    pub fn load(
+        config: &DataConfig,
+        base_dir: &Path,
+        [batch_size, seq_len]: [usize; 2],
+        eval_batch_size: usize,
+    ) -> Result<Self, DataError> {
+        let corpus = Corpus::load(config, base_dir)?;
+        let vocabulary = Vocabulary::chars(&corpus.train_text, config.min_count);
+        let summary = DataSummary::new(&corpus, &vocabulary);
+        let train = TokenStream::new(vocabulary.encode(&corpus.train_text)).windows(batch_size, seq_len)?;
+        let valid_tokens = vocabulary.encode(&corpus.valid_text);
+        let targets = valid_tokens.len().saturating_sub(1).max(1);
+        let seq_len = seq_len.min(targets);
+        let streams = (targets / seq_len).clamp(1, eval_batch_size);
+        let valid = TokenStream::new(valid_tokens).windows(streams, seq_len).map_err(DataError::of_validation)?;
+        Ok(Self { vocabulary, train, valid, summary, fingerprint: corpus.fingerprint })
+    }
+}
+
+/// A window's inputs and targets as tensors of `[batch_size, seq_len]`.
+pub(crate) fn window_tensors(window: Window, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
+    let shape = [window.batch_size, window.seq_len];
+    let tensor = |tokens: Vec<u32>| {
+        let tokens: Vec<i32> = tokens.into_iter().map(|token| token as i32).collect();
+        Tensor::from_data(TensorData::new(tokens, shape), device)
+    };
+    (tensor(window.inputs), tensor(window.targets))
+}
+
+/// The summed loss of one window, in nats, in `f64`.
+fn window_nats(
+    model: &LanguageModel,
+    window: Window,
+    state: Option<LanguageModelState>,
+    device: &Device,
+) -> (f64, LanguageModelState) {
+    let (inputs, targets) = window_tensors(window, device);
+    let (losses, state) = model.token_losses(inputs, targets, state);
+    let losses = losses.into_data().try_into_vec::<f32>().expect("losses are f32");
+    (losses.into_iter().map(f64::from).sum(), state)
+}
+
+/// Mean loss in nats over `windows`, the state carried from each to the next: what validation during training uses.
+pub fn score_windows(model: &LanguageModel, windows: &Windows) -> f64 {
+    let device = model.head.weight.val().device();
+    let mut state = None;
+    let mut total_nats = 0.0;
+    for window in windows.iter() {
+        let (nats, next) = window_nats(model, window, state, &device);
+        total_nats += nats;
+        state = Some(next);
+    }
+    total_nats / windows.targets() as f64
+}
+
+/// Scores a whole text as one stream with the state carried from its first character to its last.
+///
+/// The first character has nothing before it and is not scored. `progress` hears how many tokens are done.
+///
+/// # Errors
+/// When the text has fewer than two characters.
+pub fn score_stream(
+    model: &LanguageModel,
+    vocabulary: &Vocabulary,
+    text: &str,
+    mut progress: impl FnMut(u64),
+) -> Result<LanguageModelScore, DataError> {
+    /// Steps in one pass: long enough for large products, short enough for little memory.
+    const SEQ_LEN: usize = 512;
+    let windows = TokenStream::new(vocabulary.encode(text)).single(SEQ_LEN)?;
+    let device = model.head.weight.val().device();
+    let (mut state, mut total_nats, mut tokens) = (None, 0.0, 0);
+    for window in windows.iter() {
+        tokens += window.targets.len() as u64;
+        let (nats, next) = window_nats(model, window, state, &device);
+        total_nats += nats;
+        state = Some(next);
+        progress(tokens);
+    }
+    let mut chars = text.chars();
+    let first = chars.next().map_or(0, char::len_utf8);
+    Ok(LanguageModelScore { total_nats, tokens, chars: tokens, bytes: (text.len() - first) as u64 })
+}

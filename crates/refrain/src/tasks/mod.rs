@@ -1,0 +1,6 @@
+//! A task binds data, model, loss and metrics.
+
+mod language_model;
+
+pub(crate) use language_model::window_tensors;
+pub use language_model::{LanguageModelData, score_stream, score_windows};

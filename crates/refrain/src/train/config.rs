@@ -1,0 +1,103 @@
+//! How long to train, on what batches, and how often to look.
+
+use serde::{Deserialize, Serialize};
+
+use crate::setting::{Allowed, Range, Setting, names, zero_is_none};
+
+names! {
+    /// What becomes of the hidden state between one window of the text and the next.
+    pub enum StateMode {
+        /// Each of the parallel streams goes on reading where it stopped: the next window starts from the state in which
+        /// the last one ended, so the model can use more text than `seq-len`. Gradients stop at the window's edge
+        /// (truncated backpropagation through time). The state is 0 at the start of each epoch.
+        #[default]
+        Carry = "carry",
+        /// Every window starts from a state of 0, as if nothing came before it.
+        Reset = "reset",
+    }
+}
+
+/// `[train]`: batches, length, clipping and the rhythm of evaluations, samples and checkpoints.
+///
+/// A step is one update of the weights. An evaluation goes over the whole validation text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TrainConfig {
+    /// Streams of text read in parallel.
+    pub batch_size: usize,
+    /// Tokens of a window: how far back gradients reach.
+    pub seq_len: usize,
+    /// Passes over the training text.
+    pub epochs: u64,
+    /// Stop after this many steps, if that is sooner; 0 in a recipe: no limit.
+    #[serde(with = "zero_is_none")]
+    pub max_steps: Option<u64>,
+    /// What becomes of the hidden state between windows.
+    pub state: StateMode,
+    /// Windows whose gradients are added up for one step.
+    pub accumulate: usize,
+    /// Scale the gradient down to this norm over all weights, if it is longer; 0 in a recipe: off.
+    #[serde(with = "zero_is_none")]
+    pub clip_norm: Option<f64>,
+    /// Clamp each entry of the gradient to plus or minus this, before `clip-norm`; 0 in a recipe: off.
+    #[serde(with = "zero_is_none")]
+    pub clip_value: Option<f64>,
+    /// Steps between evaluations; 0: one at the end of each epoch.
+    pub eval_every: u64,
+    /// Streams of the validation text read in parallel; each starts from a state of 0, so fewer are more exact.
+    pub eval_batch_size: usize,
+    /// Steps between lines of progress.
+    pub log_every: u64,
+    /// Steps between samples of generated text; 0: one at each evaluation.
+    pub sample_every: u64,
+    /// Steps between checkpoints; 0: one at each evaluation.
+    pub checkpoint_every: u64,
+    /// Evaluations without a lower validation loss after which training stops; 0: never.
+    pub patience: u64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            // nanoGPT, config/train_shakespeare_char.py
+            batch_size: 64,
+            // char-rnn's 50, raised: the fused layers make longer windows cheap
+            seq_len: 128,
+            // where the built-in model stops improving on the bundled text
+            epochs: 20,
+            max_steps: None,
+            // char-rnn, train.lua
+            state: StateMode::Carry,
+            accumulate: 1,
+            // nanoGPT, train.py
+            clip_norm: Some(1.0),
+            clip_value: None,
+            eval_every: 0,
+            // few enough that starting each stream cold does not show in the loss
+            eval_batch_size: 16,
+            log_every: 10,
+            sample_every: 0,
+            checkpoint_every: 0,
+            patience: 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    pub(crate) const SETTINGS: &'static [Setting] = &[
+        Setting::new("batch-size", Allowed::Integer(1)),
+        Setting::new("seq-len", Allowed::Integer(1)),
+        Setting::new("epochs", Allowed::Integer(1)),
+        Setting::new("max-steps", Allowed::Integer(0)),
+        Setting::new("state", Allowed::OneOf(StateMode::NAMES)),
+        Setting::new("accumulate", Allowed::Integer(1)),
+        Setting::new("clip-norm", Allowed::Number(Range::NotNegative)),
+        Setting::new("clip-value", Allowed::Number(Range::NotNegative)),
+        Setting::new("eval-every", Allowed::Integer(0)),
+        Setting::new("eval-batch-size", Allowed::Integer(1)),
+        Setting::new("log-every", Allowed::Integer(1)),
+        Setting::new("sample-every", Allowed::Integer(0)),
+        Setting::new("checkpoint-every", Allowed::Integer(0)),
+        Setting::new("patience", Allowed::Integer(0)),
+    ];
+}

@@ -1,0 +1,29 @@
+//! Training: a recipe and a corpus in, a run's folder out.
+//!
+//! [`Trainer`] is the loop, `step` one step of it. Everything that a run remembers is in its checkpoint, so that a run
+//! which is killed and resumed ends with the same bytes as one that was never stopped.
+
+mod checkpoint;
+pub(crate) mod config;
+mod error;
+mod events;
+mod observer;
+mod plan;
+mod recipe;
+mod run_folder;
+mod snapshot;
+mod step;
+mod tensorboard;
+mod trainer;
+mod watch;
+
+pub use checkpoint::{CheckpointError, CheckpointSource, CheckpointStore, Loaded};
+pub use config::{StateMode, TrainConfig};
+pub use error::{NotFinite, TrainError};
+pub use events::{EvalRecord, LogRecord, MetricsLog, TrainRecord};
+pub use observer::{BestModel, Finish, Observer, Outcome, Stop};
+pub use recipe::{BUILT_IN, Recipe, RecipeError, TaskKind};
+pub use run_folder::{BEST, CONFIG, METRICS, RunFolder, RunFolderError};
+pub use snapshot::{Best, Progress, Unlogged};
+pub use tensorboard::EventWriter;
+pub use trainer::Trainer;

@@ -1,0 +1,127 @@
+//! The full training state as files and back: what it takes to go on as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::error::TrainError;
+use crate::models::{Artefact, LanguageModelState, NamedTensor, TrainedModel};
+use crate::nn::LstmState;
+use crate::optim::ScheduleState;
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const CARRY: &str = "carry.safetensors";
+const PROGRESS: &str = "progress.json";
+
+/// How far a run is. Nothing here depends on the clock, so the same run leaves the same bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimiser steps taken.
+    pub step: u64,
+    /// SHA-256 of the decoded corpus.
+    pub corpus: String,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
+    /// Evaluations since the best one.
+    pub evaluations_without_improvement: u64,
+    /// What the learning-rate schedule remembers.
+    pub schedule: ScheduleState,
+    /// Summed loss and tokens since the last line of the log.
+    pub unlogged: Unlogged,
+}
+
+/// An evaluation that no later one has beaten.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Optimiser steps taken then.
+    pub step: u64,
+    /// Validation loss in nats per token.
+    pub loss_nats: f64,
+}
+
+/// What the next line of the log will average.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Unlogged {
+    /// Summed loss in nats.
+    pub nats: f64,
+    /// Tokens.
+    pub tokens: u64,
+}
+
+/// The training state between two steps.
+pub(crate) struct Snapshot {
+    pub(crate) model: TrainedModel,
+    pub(crate) optimizer: BTreeMap<String, Vec<Vec<f32>>>,
+    pub(crate) carry: Option<LanguageModelState>,
+    pub(crate) progress: Progress,
+}
+
+impl Snapshot {
+    /// File names and contents.
+    pub(crate) fn to_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, TrainError> {
+        let slots = self.optimizer.iter().flat_map(|(name, slots)| {
+            slots
+                .iter()
+                .enumerate()
+                .map(move |(index, values)| NamedTensor::new(format!("{index}.{name}"), [values.len()], values.clone()))
+        });
+        let carry = self.carry.iter().flatten().enumerate().flat_map(|(layer, state)| {
+            [("hidden", &state.hidden), ("cell_state", &state.cell_state)].map(|(name, tensor)| {
+                let values = tensor.clone().inner().into_data().try_into_vec::<f32>().expect("states are f32");
+                NamedTensor::new(format!("{layer}.{name}"), tensor.dims(), values)
+            })
+        });
+        let tensors = |tensors: Vec<NamedTensor>| Artefact::new(tensors, BTreeMap::new()).to_bytes();
+        Ok(vec![
+            (MODEL, self.model.to_artefact().to_bytes()?),
+            (OPTIMIZER, tensors(slots.collect())?),
+            (CARRY, tensors(carry.collect())?),
+            (PROGRESS, serde_json::to_vec_pretty(&self.progress).expect("plain data has a JSON form")),
+        ])
+    }
+
+    /// Reads what [`Snapshot::to_files`] wrote; `run` is named in errors.
+    pub(crate) fn from_files(
+        files: &BTreeMap<String, Vec<u8>>,
+        run: &Path,
+        device: &Device,
+    ) -> Result<Self, TrainError> {
+        let broken = |reason: String| TrainError::Snapshot { run: run.to_owned(), reason };
+        let file = |name: &str| files.get(name).ok_or_else(|| broken(format!("it has no {name}")));
+        let origin = |name: &str| run.join("last").join(name);
+
+        let artefact = Artefact::from_bytes(file(MODEL)?, &origin(MODEL))?;
+        let model = TrainedModel::from_artefact(&artefact, device)?;
+        let progress: Progress =
+            serde_json::from_slice(file(PROGRESS)?).map_err(|error| broken(format!("{PROGRESS}: {error}")))?;
+
+        let mut optimizer: BTreeMap<String, Vec<Vec<f32>>> = BTreeMap::new();
+        let mut slots = Artefact::from_bytes(file(OPTIMIZER)?, &origin(OPTIMIZER))?.tensors;
+        slots.sort_by(|a, b| a.name.cmp(&b.name));
+        for slot in slots {
+            let (_, name) =
+                slot.name.split_once('.').ok_or_else(|| broken(format!("{OPTIMIZER}: odd name `{}`", slot.name)))?;
+            optimizer.entry(name.to_owned()).or_default().push(slot.values);
+        }
+
+        let carried = Artefact::from_bytes(file(CARRY)?, &origin(CARRY))?;
+        let layers = carried.tensors.len() / 2;
+        let tensor = |name: String| -> Result<Tensor<2>, TrainError> {
+            let found = carried.tensors.iter().find(|tensor| tensor.name == name);
+            let found = found.ok_or_else(|| broken(format!("{CARRY}: no `{name}`")))?;
+            let &[rows, columns] = found.shape.as_slice() else {
+                return Err(broken(format!("{CARRY}: `{name}` has shape {:?}", found.shape)));
+            };
+            Ok(Tensor::from_data(TensorData::new(found.values.clone(), [rows, columns]), device))
+        };
+        let states = (0..layers).map(|layer| {
+            let (hidden, cell_state) = (tensor(format!("{layer}.hidden"))?, tensor(format!("{layer}.cell_state"))?);
+            Ok::<_, TrainError>(LstmState { hidden, cell_state })
+        });
+        let carry = states.collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { model, optimizer, carry: (!carry.is_empty()).then_some(carry), progress })
+    }
+}

@@ -1,0 +1,110 @@
+//! One optimiser step, straight down.
+
+use burn::tensor::Device;
+
+use super::config::{StateMode, TrainConfig};
+use super::error::{NotFinite, TrainError};
+use super::plan::Plan;
+use super::watch::GradientWatch;
+use crate::data::{Window, Windows};
+use crate::models::{LanguageModel, LanguageModelState};
+use crate::nn::{DropoutSchedule, LstmState};
+use crate::optim::{GradientSet, Optimizer, joint_norm};
+use crate::tasks::window_tensors;
+
+/// What one step did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepReport {
+    /// Summed loss of the step's tokens, in nats.
+    pub(crate) total_nats: f64,
+    /// Tokens predicted.
+    pub(crate) tokens: u64,
+    /// The joint norm of the gradients before clipping.
+    pub(crate) gradient_norm: f64,
+}
+
+/// What changes from step to step.
+#[derive(Debug)]
+pub(crate) struct Learner {
+    /// `None` only while a step has it.
+    model: Option<LanguageModel>,
+    pub(crate) optimizer: Optimizer,
+    /// The recurrent state that the next window begins with.
+    pub(crate) carry: Option<LanguageModelState>,
+    pub(crate) watch: GradientWatch,
+}
+
+impl Learner {
+    pub(crate) fn new(model: LanguageModel, optimizer: Optimizer, carry: Option<LanguageModelState>) -> Self {
+        Self { model: Some(model), optimizer, carry, watch: GradientWatch::default() }
+    }
+
+    pub(crate) fn model(&self) -> &LanguageModel {
+        self.model.as_ref().expect("a step gives the model back")
+    }
+
+    /// Takes step number `step` (counted from 0).
+    pub(crate) fn step(
+        &mut self,
+        windows: &Windows,
+        plan: &Plan,
+        config: &TrainConfig,
+        (seed, step, learning_rate): (u64, u64, f64),
+        device: &Device,
+    ) -> Result<StepReport, TrainError> {
+        let group: Vec<(u64, Window)> =
+            plan.windows_of(step).map(|index| (index, windows.get(plan.window_of_epoch(index)))).collect();
+        let tokens: usize = group.iter().map(|(_, window)| window.targets.len()).sum();
+        let mut gradients: Option<GradientSet> = None;
+        let mut total_nats = 0.0;
+
+        for (index, window) in group {
+            let carried = match config.state {
+                StateMode::Carry if plan.window_of_epoch(index) > 0 => self.carry.take(),
+                StateMode::Carry | StateMode::Reset => None,
+            };
+            let count = window.targets.len();
+            let (inputs, targets) = window_tensors(window, device);
+            let schedule = Some(DropoutSchedule { seed, window: index });
+
+            let (loss, state) = self.model().loss(inputs, targets, carried, schedule);
+            self.carry = Some(state.into_iter().map(LstmState::detach).collect());
+            let mean_nats = f64::from(loss.clone().into_scalar::<f32>());
+            if !mean_nats.is_finite() {
+                return Err(self.not_finite(step, "loss", None));
+            }
+            total_nats += mean_nats * count as f64;
+
+            let backward = (loss * (count as f64 / tokens as f64)).backward();
+            let found = GradientSet::collect(self.model(), backward);
+            match &mut gradients {
+                Some(sum) => sum.add(&found),
+                None => gradients = Some(found),
+            }
+        }
+
+        let mut gradients = gradients.expect("a step has at least one window");
+        let norms = gradients.norms();
+        let gradient_norm = joint_norm(&norms);
+        self.watch.observe(step, &norms);
+        if !gradient_norm.is_finite() {
+            return Err(self.not_finite(step, "gradient", gradients.first_not_finite()));
+        }
+        if let Some(limit) = config.clip_value {
+            gradients.clip_value(limit);
+        }
+        if let Some(limit) = config.clip_norm {
+            let norm = if config.clip_value.is_some() { joint_norm(&gradients.norms()) } else { gradient_norm };
+            gradients.clip_norm(norm, limit);
+        }
+        let model = self.model.take().expect("a step gives the model back");
+        self.model = Some(self.optimizer.step(model, &gradients, learning_rate));
+        Ok(StepReport { total_nats, tokens: tokens as u64, gradient_norm })
+    }
+
+    fn not_finite(&self, step: u64, what: &'static str, broken: Option<&str>) -> TrainError {
+        let names: Vec<String> = self.model().to_tensors().into_iter().map(|tensor| tensor.name).collect();
+        let surge = self.watch.first().map(|surge| (names[surge.parameter].clone(), surge.since + 1, surge.ratio));
+        TrainError::NotFinite(NotFinite { what, step: step + 1, broken: broken.map(str::to_owned), surge })
+    }
+}

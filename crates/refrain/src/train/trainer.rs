@@ -1,0 +1,371 @@
+//! The training loop: step, log, evaluate, save, until done.
+
+use std::f64::consts::LN_2;
+use std::path::Path;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::Device;
+
+use super::checkpoint::CheckpointError;
+use super::error::TrainError;
+use super::events::{EvalRecord, LogRecord, MetricsLog, TrainRecord};
+use super::observer::{BestModel, Finish, Observer, Outcome, Stop};
+use super::plan::Plan;
+use super::recipe::Recipe;
+use super::run_folder::RunFolder;
+use super::snapshot::{Best, Progress, Snapshot, Unlogged};
+use super::step::{Learner, StepReport};
+use super::tensorboard::EventWriter;
+use crate::decode::{Generation, Sampler};
+use crate::files::write_atomic;
+use crate::models::{LanguageModel, Provenance, TrainedModel};
+use crate::optim::{Optimizer, Schedule, ScheduleState};
+use crate::tasks::{LanguageModelData, score_windows};
+use crate::text::Vocabulary;
+
+/// A run under way.
+pub struct Trainer {
+    recipe: Recipe,
+    recipe_toml: String,
+    data: LanguageModelData,
+    folder: RunFolder,
+    device: Device,
+    plan: Plan,
+    schedule: Schedule,
+    learner: Learner,
+    progress: Progress,
+    metrics: MetricsLog,
+    tensorboard: EventWriter,
+    /// Training time in earlier sittings.
+    earlier_seconds: f64,
+    notes: Vec<String>,
+}
+
+impl Trainer {
+    /// A new run in `folder`, which gets the resolved recipe.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn start(recipe: Recipe, data: LanguageModelData, folder: RunFolder) -> Result<Self, TrainError> {
+        write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
+        Self::from_the_beginning(recipe, data, folder, Vec::new())
+    }
+
+    /// Goes on with the run in `folder` from its last checkpoint.
+    ///
+    /// # Errors
+    /// When the checkpoints are damaged, or the recipe or corpus is not the run's.
+    pub fn resume(recipe: Recipe, data: LanguageModelData, folder: RunFolder) -> Result<Self, TrainError> {
+        let loaded = match folder.checkpoints().load() {
+            // Stopped before its first checkpoint: the beginning is the state that it was in.
+            Err(CheckpointError::NotFound { .. }) => {
+                let note = "no checkpoint yet: beginning again from step 0".to_owned();
+                return Self::from_the_beginning(recipe, data, folder, vec![note]);
+            }
+            other => other?,
+        };
+        let device = Device::flex().autodiff();
+        let snapshot = Snapshot::from_files(&loaded.files, folder.path(), &device)?;
+        let Snapshot { model, optimizer, carry, progress } = snapshot;
+        if progress.corpus != data.fingerprint {
+            return Err(TrainError::OtherCorpus {
+                run: folder.path().to_owned(),
+                source_name: recipe.data.train.clone(),
+                expected: progress.corpus,
+                found: data.fingerprint,
+            });
+        }
+        let optimizer = Optimizer::resume(recipe.optimizer.clone(), progress.step, optimizer);
+        let learner = Learner::new(model.model, optimizer, carry);
+        let mut notes = folder.notes().to_vec();
+        notes.extend(loaded.notes);
+        Self::at(recipe, data, folder, learner, progress, notes)
+    }
+
+    fn from_the_beginning(
+        recipe: Recipe,
+        data: LanguageModelData,
+        folder: RunFolder,
+        notes: Vec<String>,
+    ) -> Result<Self, TrainError> {
+        let device = Device::flex().autodiff();
+        let model = recipe.model.init(data.vocabulary.len(), recipe.seed, &device);
+        let learner = Learner::new(model, Optimizer::new(recipe.optimizer.clone()), None);
+        let progress = Progress {
+            step: 0,
+            corpus: data.fingerprint.clone(),
+            best: None,
+            evaluations_without_improvement: 0,
+            schedule: ScheduleState::default(),
+            unlogged: Unlogged::default(),
+        };
+        Self::at(recipe, data, folder, learner, progress, notes)
+    }
+
+    fn at(
+        recipe: Recipe,
+        data: LanguageModelData,
+        folder: RunFolder,
+        learner: Learner,
+        progress: Progress,
+        mut notes: Vec<String>,
+    ) -> Result<Self, TrainError> {
+        let train = &recipe.train;
+        let plan = Plan::new(data.train.len(), train.accumulate, train.epochs, train.max_steps);
+        let rate = recipe.optimizer.learning_rate;
+        let schedule = Schedule::new(&recipe.schedule, rate, plan.total_steps, plan.steps_per_epoch())
+            .resume(progress.schedule.clone());
+        let metrics = MetricsLog::resume(&folder.metrics(), progress.step)?;
+        notes.extend_from_slice(metrics.notes());
+        let earlier_seconds = metrics.seconds();
+        let tensorboard = EventWriter::create(&folder.tensorboard_dir(), progress.step)?;
+        Ok(Self {
+            recipe_toml: recipe.to_toml(),
+            recipe,
+            data,
+            folder,
+            device: Device::flex().autodiff(),
+            plan,
+            schedule,
+            learner,
+            progress,
+            metrics,
+            tensorboard,
+            earlier_seconds,
+            notes,
+        })
+    }
+
+    /// The folder of the run.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The corpus.
+    pub fn data(&self) -> &LanguageModelData {
+        &self.data
+    }
+
+    /// The model as it is.
+    pub fn model(&self) -> &LanguageModel {
+        self.learner.model()
+    }
+
+    /// Steps taken, and steps in the whole run.
+    pub fn steps(&self) -> (u64, u64) {
+        (self.progress.step, self.plan.total_steps)
+    }
+
+    /// Trains until the run is complete, out of patience or stopped, then scores the best model from its file.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or the loss is no longer finite; the last checkpoint stays as it was.
+    pub fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome, TrainError> {
+        for note in std::mem::take(&mut self.notes) {
+            observer.note(&note);
+        }
+        let reason = self.train(observer)?;
+        let best = match reason {
+            Finish::Stopped(Stop::Terminate) => None,
+            _ => Some(self.score_best()?),
+        };
+        Ok(Outcome { step: self.progress.step, reason, best })
+    }
+
+    fn train(&mut self, observer: &mut dyn Observer) -> Result<Finish, TrainError> {
+        let config = self.recipe.train.clone();
+        let eval_every = if config.eval_every == 0 { self.plan.steps_per_epoch() } else { config.eval_every };
+        let mut clock = Clock { seconds: self.earlier_seconds, at_last_log: self.earlier_seconds, running: None };
+        loop {
+            let step = self.progress.step;
+            if step >= self.plan.total_steps {
+                return Ok(Finish::Completed);
+            }
+            if config.patience > 0 && self.progress.evaluations_without_improvement >= config.patience {
+                return Ok(Finish::OutOfPatience);
+            }
+            if let Some(stop) = observer.stop() {
+                self.save()?;
+                return Ok(Finish::Stopped(stop));
+            }
+
+            clock.start();
+            let rate = self.schedule.rate(step);
+            let at = (self.recipe.seed, step, rate);
+            let report = self.learner.step(&self.data.train, &self.plan, &config, at, &self.device)?;
+            self.progress.step += 1;
+            clock.stop();
+
+            let step = self.progress.step;
+            let last = step == self.plan.total_steps;
+            self.progress.unlogged.nats += report.total_nats;
+            self.progress.unlogged.tokens += report.tokens;
+            if step.is_multiple_of(config.log_every) || last {
+                self.log(&report, rate, &mut clock, observer)?;
+            }
+            let evaluate = step.is_multiple_of(eval_every) || last;
+            if evaluate {
+                self.evaluate(clock.seconds, observer)?;
+            }
+            let sample = if config.sample_every == 0 { evaluate } else { step.is_multiple_of(config.sample_every) };
+            if sample {
+                self.sample(observer)?;
+            }
+            if evaluate || (config.checkpoint_every > 0 && step.is_multiple_of(config.checkpoint_every)) {
+                self.save()?;
+            }
+        }
+    }
+
+    fn log(
+        &mut self,
+        report: &StepReport,
+        learning_rate: f64,
+        clock: &mut Clock,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let Unlogged { nats, tokens } = std::mem::take(&mut self.progress.unlogged);
+        let step = self.progress.step;
+        let loss_nats = nats / tokens as f64;
+        let tokens_per_second = tokens as f64 / (clock.seconds - clock.at_last_log).max(f64::MIN_POSITIVE);
+        clock.at_last_log = clock.seconds;
+        let record = TrainRecord {
+            step,
+            epoch: self.plan.epoch_after(step),
+            loss_nats,
+            bits_per_char: loss_nats / LN_2,
+            learning_rate,
+            gradient_norm: report.gradient_norm,
+            tokens_per_second,
+            seconds: clock.seconds,
+        };
+        self.metrics.write(&LogRecord::Train(record.clone()))?;
+        for (tag, value) in [
+            ("train/loss_nats", record.loss_nats),
+            ("train/bits_per_char", record.bits_per_char),
+            ("train/learning_rate", record.learning_rate),
+            ("train/gradient_norm", record.gradient_norm),
+            ("train/tokens_per_second", record.tokens_per_second),
+        ] {
+            self.tensorboard.scalar(tag, step, value)?;
+        }
+        let steps_left = (self.plan.total_steps - step) as f64;
+        let tokens_per_step = self.data.train.targets() as f64 / self.plan.steps_per_epoch() as f64;
+        observer.trained(&record, steps_left * tokens_per_step / tokens_per_second);
+        Ok(())
+    }
+
+    fn evaluate(&mut self, seconds: f64, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let step = self.progress.step;
+        let loss_nats = score_windows(&self.learner.model().valid(), &self.data.valid);
+        let record = EvalRecord {
+            step,
+            epoch: self.plan.epoch_after(step),
+            loss_nats,
+            bits_per_char: loss_nats / LN_2,
+            seconds,
+        };
+        self.metrics.write(&LogRecord::Eval(record.clone()))?;
+        self.tensorboard.scalar("valid/loss_nats", step, loss_nats)?;
+        self.tensorboard.scalar("valid/bits_per_char", step, record.bits_per_char)?;
+        self.schedule.observe(loss_nats);
+        let best = self.progress.best.is_none_or(|best| loss_nats < best.loss_nats);
+        if best {
+            self.progress.best = Some(Best { step, loss_nats });
+            self.progress.evaluations_without_improvement = 0;
+            self.trained_model(Some(loss_nats)).to_artefact().write(&self.folder.best())?;
+        } else {
+            self.progress.evaluations_without_improvement += 1;
+        }
+        observer.evaluated(&record, best);
+        Ok(())
+    }
+
+    fn sample(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let text = self.sample_text(&self.learner.model().valid());
+        let step = self.progress.step;
+        self.folder.write_sample(step, &text)?;
+        self.tensorboard.text("sample", step, &text)?;
+        observer.sampled(step, &text);
+        Ok(())
+    }
+
+    /// A sample by the recipe's settings. A prompt's unknown characters stand as the unknown token.
+    fn sample_text(&self, model: &LanguageModel) -> String {
+        let config = &self.recipe.sample;
+        let vocabulary = &self.data.vocabulary;
+        let mut prompt = vocabulary.encode(&config.prompt);
+        if prompt.is_empty() {
+            prompt.push(Vocabulary::UNKNOWN);
+        }
+        let sampler = Sampler { temperature: config.temperature, top_k: config.top_k };
+        let tokens: Vec<u32> =
+            Generation::new(model, prompt, sampler, self.recipe.seed, 0).take(config.tokens).collect();
+        format!("{}{}", config.prompt, vocabulary.decode(&tokens))
+    }
+
+    fn trained_model(&self, valid_loss_nats: Option<f64>) -> TrainedModel {
+        TrainedModel {
+            model: self.learner.model().clone(),
+            config: self.recipe.model.clone(),
+            vocabulary: self.data.vocabulary.clone(),
+            recipe: self.recipe_toml.clone(),
+            provenance: Provenance {
+                refrain: env!("CARGO_PKG_VERSION").to_owned(),
+                step: self.progress.step,
+                epoch: self.plan.epochs_after(self.progress.step),
+                valid_loss_nats,
+                corpus: self.progress.corpus.clone(),
+            },
+        }
+    }
+
+    fn save(&mut self) -> Result<(), TrainError> {
+        self.progress.schedule = self.schedule.state().clone();
+        let snapshot = Snapshot {
+            model: self.trained_model(None),
+            optimizer: self.learner.optimizer.slots().clone(),
+            carry: self.learner.carry.clone(),
+            progress: self.progress.clone(),
+        };
+        let files = snapshot.to_files()?;
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+        Ok(self.folder.checkpoints().save(&files)?)
+    }
+
+    /// Scores `best.safetensors` as a user would find it, and lets it write.
+    fn score_best(&self) -> Result<BestModel, TrainError> {
+        if self.progress.best.is_none() {
+            // Stopped before the first evaluation: the model as it is, is the best there is. Nothing else remembers this
+            // file, so a resumed run writes it anew at its first evaluation, as it would have without the stop.
+            let loss_nats = score_windows(&self.learner.model().valid(), &self.data.valid);
+            self.trained_model(Some(loss_nats)).to_artefact().write(&self.folder.best())?;
+        }
+        let best = TrainedModel::read(&self.folder.best(), &Device::flex())?;
+        Ok(BestModel {
+            step: best.provenance.step,
+            loss_nats: score_windows(&best.model, &self.data.valid),
+            sample: self.sample_text(&best.model),
+        })
+    }
+}
+
+/// Training time, evaluations and saving left out.
+struct Clock {
+    seconds: f64,
+    at_last_log: f64,
+    running: Option<Instant>,
+}
+
+impl Clock {
+    fn start(&mut self) {
+        self.running = Some(Instant::now());
+    }
+
+    fn stop(&mut self) {
+        if let Some(begun) = self.running.take() {
+            self.seconds += begun.elapsed().as_secs_f64();
+        }
+    }
+}

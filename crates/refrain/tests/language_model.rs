@@ -1,0 +1,116 @@
+//! The language model against PyTorch: loss, states and every gradient.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Int, Tensor};
+use refrain::models::{Artefact, LanguageModelConfig, NamedTensor};
+use refrain::nn::LstmState;
+use refrain::optim::GradientSet;
+use support::{Golden, assert_close, values};
+
+/// Our parameter paths and the fixture's names.
+const NAMES: [(&str, &str, &str); 9] = [
+    ("embedding.weight", "embedding", "d_embedding"),
+    ("lstm.layers.0.weight_ih", "layer0.weight_ih", "layer0.d_weight_ih"),
+    ("lstm.layers.0.weight_hh", "layer0.weight_hh", "layer0.d_weight_hh"),
+    ("lstm.layers.0.bias", "layer0.bias", "layer0.d_bias"),
+    ("lstm.layers.1.weight_ih", "layer1.weight_ih", "layer1.d_weight_ih"),
+    ("lstm.layers.1.weight_hh", "layer1.weight_hh", "layer1.d_weight_hh"),
+    ("lstm.layers.1.bias", "layer1.bias", "layer1.d_bias"),
+    ("head.weight", "head.weight", "head.d_weight"),
+    ("head.bias", "head.bias", "head.d_bias"),
+];
+const BATCH_SIZE: usize = 3;
+const SEQ_LEN: usize = 11;
+const VOCAB_SIZE: usize = 13;
+const EMBEDDING_SIZE: usize = 6;
+const HIDDEN_SIZE: usize = 10;
+
+fn config() -> LanguageModelConfig {
+    LanguageModelConfig { embedding_size: EMBEDDING_SIZE, hidden_size: HIDDEN_SIZE, ..LanguageModelConfig::default() }
+}
+
+#[test]
+fn loss_states_and_gradients_are_pytorchs() {
+    let golden = Golden::read("language_model");
+    let device = Device::flex().autodiff();
+    let initial = config().init(VOCAB_SIZE, 1, &device);
+    let shapes = initial.to_tensors();
+    let tensors = NAMES.map(|(ours, theirs, _)| {
+        let shape = shapes.iter().find(|tensor| tensor.name == ours).expect("a parameter").shape.clone();
+        NamedTensor::new(ours, shape, golden.values(theirs).to_vec())
+    });
+    assert_eq!(tensors.len(), shapes.len());
+    let model = initial.with_tensors(&Artefact::new(tensors.to_vec(), BTreeMap::new())).expect("the same shapes");
+    let tokens = |name: &str| -> Tensor<2, Int> { golden.tensor::<2>(name, &device).int() };
+    let states: Vec<LstmState> = (0..2)
+        .map(|layer| LstmState {
+            hidden: golden.tensor::<2>(&format!("layer{layer}.hidden"), &device).require_grad(),
+            cell_state: golden.tensor::<2>(&format!("layer{layer}.cell_state"), &device).require_grad(),
+        })
+        .collect();
+
+    let (loss, last) = model.loss(tokens("tokens"), tokens("targets"), Some(states.clone()), None);
+    assert_close("loss", &values(loss.clone().inner()), golden.values("loss"), 1e-5);
+    for (layer, state) in last.iter().enumerate() {
+        let key = |part: &str| format!("layer{layer}.last_{part}");
+        assert_close("hidden", &values(state.hidden.clone().inner()), golden.values(&key("hidden")), 1e-5);
+        assert_close("cell", &values(state.cell_state.clone().inner()), golden.values(&key("cell_state")), 1e-5);
+    }
+    let gradients = loss.backward();
+    for (layer, state) in states.iter().enumerate() {
+        let hidden = state.hidden.grad(&gradients).expect("reached");
+        let cell_state = state.cell_state.grad(&gradients).expect("reached");
+        assert_close("d_hidden", &values(hidden), golden.values(&format!("layer{layer}.d_hidden")), 1e-5);
+        assert_close("d_cell", &values(cell_state), golden.values(&format!("layer{layer}.d_cell_state")), 1e-5);
+    }
+    let found = GradientSet::collect(&model, gradients);
+    for ((ours, _, theirs), gradient) in NAMES.iter().zip(&found.parameters) {
+        assert_eq!(gradient.name, *ours);
+        assert_close(ours, &gradient.values, golden.values(theirs), 1e-5);
+    }
+}
+
+#[test]
+fn scores_of_the_next_token_are_pytorchs_last_logits() {
+    let golden = Golden::read("language_model");
+    let device = Device::flex();
+    let shapes = config().init(VOCAB_SIZE, 1, &device).to_tensors();
+    let tensors = NAMES.iter().zip(shapes).map(|((ours, theirs, _), shape)| {
+        assert_eq!(shape.name, *ours);
+        NamedTensor::new(*ours, shape.shape, golden.values(theirs).to_vec())
+    });
+    let artefact = Artefact::new(tensors.collect(), BTreeMap::new());
+    let model = config().init(VOCAB_SIZE, 2, &device).with_tensors(&artefact).expect("the same shapes");
+    let mut state: Option<Vec<LstmState>> = Some(
+        (0..2)
+            .map(|layer| LstmState {
+                hidden: golden.tensor(&format!("layer{layer}.hidden"), &device),
+                cell_state: golden.tensor(&format!("layer{layer}.cell_state"), &device),
+            })
+            .collect(),
+    );
+    let tokens: Tensor<2, Int> = golden.tensor::<2>("tokens", &device).int();
+    let logits = golden.tensor::<3>("logits", &device);
+    // One token at a time, as generation does.
+    for step in 0..SEQ_LEN {
+        let (found, next) = model.next_logits(tokens.clone().narrow(1, step, 1), state.take());
+        let expected = values(logits.clone().narrow(1, step, 1).reshape([BATCH_SIZE, VOCAB_SIZE]));
+        assert_close("logits", &values(found), &expected, 1e-5);
+        state = Some(next);
+    }
+}
+
+#[test]
+fn a_model_survives_its_file() {
+    let device = Device::flex();
+    let model = config().init(VOCAB_SIZE, 1, &device);
+    let artefact = Artefact::new(model.to_tensors(), BTreeMap::new());
+    let bytes = artefact.to_bytes().expect("sound");
+    let read = Artefact::from_bytes(&bytes, std::path::Path::new("model.safetensors")).expect("sound");
+    let other = config().init(VOCAB_SIZE, 2, &device);
+    assert_ne!(other.to_tensors(), model.to_tensors());
+    assert_eq!(other.with_tensors(&read).expect("the same shapes").to_tensors(), model.to_tensors());
+}
