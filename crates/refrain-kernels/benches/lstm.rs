@@ -23,6 +23,11 @@ struct Bench {
 }
 
 impl Bench {
+    /// Whether any case whose name starts so is wanted: what it needs is big.
+    fn wants(&self, names: &str) -> bool {
+        names.contains(&self.filter) || self.filter.starts_with(names)
+    }
+
     /// Runs a case and prints its best time and rate.
     fn case(&self, name: &str, flops: f64, mut work: impl FnMut(&Engine)) {
         if !name.contains(&self.filter) {
@@ -94,6 +99,9 @@ fn noise(len: usize) -> Vec<f32> {
 }
 
 fn products(bench: &Bench) {
+    if !bench.wants("product") && !bench.wants("weight gradient") {
+        return;
+    }
     // K hidden units, N = 4 K.
     for (k, m) in [(128, 64), (512, 1), (512, 20), (512, 64), (512, 8192), (650, 20), (1024, 64)] {
         let n = 4 * k;
@@ -158,6 +166,9 @@ impl Layer {
 }
 
 fn layer(bench: &Bench, shape: LstmShape) {
+    if !bench.wants("lstm h") {
+        return;
+    }
     let layer = Layer::new(shape);
     let name = format!("lstm h {} b {} t {}", shape.hidden_size, shape.batch_size, shape.seq_len);
     let mut output = vec![0.0; shape.batch_size * shape.seq_len * shape.hidden_size];
@@ -204,6 +215,9 @@ fn one_step(bench: &Bench, shape: LstmShape) {
 }
 
 fn head(bench: &Bench, rows: usize, hidden_size: usize, vocab_size: usize) {
+    if !bench.wants("head") {
+        return;
+    }
     let (hidden, weight) = (noise(rows * hidden_size), noise(vocab_size * hidden_size));
     let bias = noise(vocab_size);
     let targets: Vec<u32> = (0..rows as u32).map(|row| row * 7919 % vocab_size as u32).collect();
@@ -228,6 +242,9 @@ fn head(bench: &Bench, rows: usize, hidden_size: usize, vocab_size: usize) {
 }
 
 fn elementwise(bench: &Bench) {
+    if !bench.wants("adam") && !bench.wants("dropout") {
+        return;
+    }
     let len = 20_000_000;
     let step = AdamStep {
         learning_rate: 1e-3,

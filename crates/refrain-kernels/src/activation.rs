@@ -22,6 +22,8 @@ const EXP_MAX: f32 = 88.722_84;
 const EXP_MIN: f32 = -86.9;
 /// Sigmoid is 1 within rounding there, and its complement is still a normal number.
 const SIGMOID_LIMIT: f32 = 87.0;
+/// The product of two divisors of sigmoids is finite up to there; the sigmoid of -43 is 2e-19.
+const PAIR_LIMIT: f32 = 43.0;
 /// tanh is ±1 within rounding there.
 const TANH_LIMIT: f32 = 10.0;
 
@@ -62,19 +64,49 @@ pub(crate) fn exp_lane<O: MulAdd>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(crate) fn sigmoid_lane<O: MulAdd>(x: f32) -> f32 {
-    let (n, p) = split_exp::<O>(limit(-x, SIGMOID_LIMIT));
-    let scale = power_of_two(n);
-    1.0 / (1.0 + O::mul_add(p, scale, scale))
+fn sigmoid_lane<O: MulAdd>(x: f32) -> f32 {
+    1.0 / sigmoid_divisor::<O>(x, SIGMOID_LIMIT)
 }
 
-/// tanh x = m / (m + 2) with m = e^2x - 1, which keeps its relative accuracy around 0.
+/// 1 + e^-x, with x limited.
 #[inline(always)]
-pub(crate) fn tanh_lane<O: MulAdd>(x: f32) -> f32 {
+fn sigmoid_divisor<O: MulAdd>(x: f32, bound: f32) -> f32 {
+    let (n, p) = split_exp::<O>(limit(-x, bound));
+    let scale = power_of_two(n);
+    1.0 + O::mul_add(p, scale, scale)
+}
+
+/// e^2x - 1. tanh x = m / (m + 2) with it, which keeps its relative accuracy around 0.
+#[inline(always)]
+fn tanh_dividend<O: MulAdd>(x: f32) -> f32 {
     let (n, p) = split_exp::<O>(2.0 * limit(x, TANH_LIMIT));
     let scale = power_of_two(n);
-    let m = O::mul_add(p, scale, scale - 1.0);
+    O::mul_add(p, scale, scale - 1.0)
+}
+
+#[inline(always)]
+pub(crate) fn tanh_lane<O: MulAdd>(x: f32) -> f32 {
+    let m = tanh_dividend::<O>(x);
     m / (m + 2.0)
+}
+
+/// The sigmoids of two values by one division, which costs more than everything else: 1/a = b·1/(ab).
+///
+/// A NaN in one makes a NaN of both.
+#[inline(always)]
+pub(crate) fn sigmoid_pair<O: MulAdd>(x: f32, y: f32) -> (f32, f32) {
+    let (a, b) = (sigmoid_divisor::<O>(x, PAIR_LIMIT), sigmoid_divisor::<O>(y, PAIR_LIMIT));
+    let inverse = 1.0 / (a * b);
+    (b * inverse, a * inverse)
+}
+
+/// tanh x and the sigmoid of y by one division, as in [`sigmoid_pair`].
+#[inline(always)]
+pub(crate) fn tanh_sigmoid<O: MulAdd>(x: f32, y: f32) -> (f32, f32) {
+    let m = tanh_dividend::<O>(x);
+    let (a, b) = (m + 2.0, sigmoid_divisor::<O>(y, PAIR_LIMIT));
+    let inverse = 1.0 / (a * b);
+    (m * (b * inverse), a * inverse)
 }
 
 /// A function of one element.
@@ -162,6 +194,7 @@ pub fn tanh(engine: &Engine, input: &[f32], output: &mut [f32]) {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the limits are exact, and infinities have no distance")]
 mod tests {
     use super::*;
     use crate::arch::Isa;

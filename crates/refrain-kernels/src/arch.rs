@@ -1,7 +1,7 @@
 //! Instruction sets, and the one way to run code compiled for one of them.
 //!
-//! A micro-kernel is written once over plain arrays (see [`Kernel`]) and instantiated inside one `#[target_feature]`
-//! wrapper per instruction set. Adding an instruction set is one file beside these and one arm in [`Arch::run`].
+//! A micro-kernel is written once over plain arrays (see `Kernel`) and instantiated inside one `#[target_feature]`
+//! wrapper per instruction set. Adding an instruction set is one file beside these and one arm in `Arch::run`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -9,6 +9,7 @@ use crate::arch::Arch;
 use crate::engine::Engine;
 use crate::pack::{pack_columns, pack_row_blocks, pack_rows};
 use crate::pool::Member;
+use crate::prefetch::prefetch_run;
 use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS};
 use crate::shared::SharedSlice;
 use crate::tile::{LeftRows, ProductTile, RightPanel, TileStart, vectors_for};
@@ -20,7 +21,7 @@ const COLUMN_BLOCK: usize = 4096;
 /// Rows of the left factor that stay in the second cache while the panels pass.
 const ROW_CHUNK: usize = 240;
 /// Up to so many rows a product with transposed right factor reads it in place.
-const ROW_DOT_ROWS: usize = 8;
+const ROW_DOT_ROWS: usize = 16;
 
 /// A matrix to read.
 #[derive(Clone, Copy, Debug)]
@@ -182,19 +183,24 @@ impl Right<'_> {
         }
     }
 
-    /// Packs the columns `cols` of the terms `terms` into a panel of `width`.
-    fn pack(&self, panel: &mut [f32], width: usize, terms: Range<usize>, cols: Range<usize>) {
+    /// Packs some panels of the terms `terms`, whose first panel starts at column `first_col`.
+    fn pack(&self, to: &mut [f32], panels: Panels, share: &Range<usize>, terms: &Range<usize>, first_col: usize) {
+        let cols = first_col + panels.cols(share.start).start..first_col + panels.cols(share.end - 1).end;
         match self {
             Right::Matrix(matrix) if matrix.has_contiguous_rows() => {
-                pack_rows(panel, width, |k| matrix.row(terms.start + k, cols.clone()));
+                panels.pack_rows(to, terms.len(), |k| matrix.row(terms.start + k, cols.clone()));
             }
             Right::Matrix(matrix) => {
                 let columns = matrix.transposed();
-                pack_columns(panel, width, |c| {
-                    (cols.start + c < cols.end).then(|| columns.row(cols.start + c, terms.clone()))
-                });
+                let panel_floats = (panels.width * terms.len()).max(1);
+                for (panel, to) in share.clone().zip(to.chunks_mut(panel_floats)) {
+                    let cols = panels.cols(panel);
+                    pack_columns(to, panels.packed_width(panel), |c| {
+                        (c < cols.len()).then(|| columns.row(first_col + cols.start + c, terms.clone()))
+                    });
+                }
             }
-            Right::PreviousSteps(previous) => pack_rows(panel, width, |k| {
+            Right::PreviousSteps(previous) => panels.pack_rows(to, terms.len(), |k| {
                 let row = terms.start + k;
                 let (batch, step) = (row / previous.seq_len, row % previous.seq_len);
                 let (data, row) = if step == 0 { (previous.first, batch) } else { (previous.steps, row - 1) };
@@ -218,6 +224,8 @@ pub(crate) fn product(engine: &Engine, a: MatRef, b: Right, start: Start, out: M
     if out.rows == 0 || n == 0 {
         return;
     }
+    let MatMut { data, row_stride, .. } = out;
+    let out = Output { data: SharedSlice::new(data), stride: row_stride };
     match b {
         Right::Matrix(b) if a.rows <= ROW_DOT_ROWS && a.has_contiguous_rows() && !b.has_contiguous_rows() => {
             row_dot_product(engine, a, b.transposed(), start, out);
@@ -255,13 +263,27 @@ impl Panels {
         vectors_for(self.cols(panel).len(), self.lanes)
     }
 
+    /// Columns of some panels with their padding.
+    pub(crate) fn packed_widths(self, panels: &Range<usize>) -> usize {
+        (panels.len() - 1) * self.width + self.packed_width(panels.end - 1)
+    }
+
+    /// Packs contiguous rows into some panels: `rows(k)` gives their columns.
+    pub(crate) fn pack_rows<'a>(self, to: &mut [f32], terms: usize, rows: impl Fn(usize) -> &'a [f32]) {
+        match self.width {
+            32 => pack_rows::<32>(to, terms, rows),
+            16 => pack_rows::<16>(to, terms, rows),
+            width => unreachable!("panels of {width} columns"),
+        }
+    }
+
     /// Columns of a panel with its padding.
     pub(crate) fn packed_width(self, panel: usize) -> usize {
         self.vectors(panel) * self.lanes
     }
 }
 
-fn packed_product(engine: &Engine, a: MatRef, b: Right, start: Start, out: MatMut) {
+fn packed_product(engine: &Engine, a: MatRef, b: Right, start: Start, out: Output) {
     let arch = engine.arch();
     let (k, n) = b.shape();
     let row_blocks = a.rows.div_ceil(arch.rows());
@@ -269,7 +291,6 @@ fn packed_product(engine: &Engine, a: MatRef, b: Right, start: Start, out: MatMu
     let block_floats = k.min(K_BLOCK) * n.min(COLUMN_BLOCK).next_multiple_of(arch.width());
     let mut packed = [engine.scratch(block_floats), engine.scratch(block_floats)];
     let packed = packed.each_mut().map(|buffer| SharedSlice::new(buffer));
-    let out = Output { stride: out.row_stride, data: SharedSlice::new(out.data) };
     engine.run(members, |member| {
         let mut parity = 0;
         for first_col in (0..n).step_by(COLUMN_BLOCK) {
@@ -280,14 +301,14 @@ fn packed_product(engine: &Engine, a: MatRef, b: Right, start: Start, out: MatMu
                 let terms = first_term..(first_term + K_BLOCK).min(k);
                 let packed = packed[parity];
                 parity ^= 1;
-                for panel in member.share(panels.count()) {
-                    let width = panels.packed_width(panel);
-                    let panel_cols = panels.cols(panel);
+                let share = member.share(panels.count());
+                if !share.is_empty() {
+                    let first_col = panels.cols(share.start).start;
                     // SAFETY: each panel is packed by one member, and who read this buffer two blocks ago has since
                     // passed the barrier of the last block.
-                    let to = unsafe { packed.part_mut(panel_cols.start * terms.len(), width * terms.len()) };
-                    let panel_cols = cols.start + panel_cols.start..cols.start + panel_cols.end;
-                    b.pack(to, width, terms.clone(), panel_cols);
+                    let to =
+                        unsafe { packed.part_mut(first_col * terms.len(), panels.packed_widths(&share) * terms.len()) };
+                    b.pack(to, panels, &share, &terms, cols.start);
                 }
                 member.barrier();
                 let start = if first_term == 0 { start } else { Start::Output };
@@ -334,7 +355,9 @@ impl Block<'_> {
                 self.pack_left(left, &rows);
                 packed_chunk = Some(chunk);
             }
-            for row in rows.clone().step_by(tile_rows) {
+            let chunk_tiles = rows.len().div_ceil(tile_rows) * self.panels.count();
+            for (block, row) in rows.clone().step_by(tile_rows).enumerate() {
+                self.prefetch_left(rows.end, chunk_rows, panel * rows.len().div_ceil(tile_rows) + block, chunk_tiles);
                 let left = match &left {
                     None => LeftRows {
                         data: self.a.data[row * self.a.row_stride + self.terms.start..].as_ptr(),
@@ -364,6 +387,25 @@ impl Block<'_> {
             6 => pack_row_blocks::<6>(to, terms, column),
             3 => pack_row_blocks::<3>(to, terms, column),
             _ => unreachable!("tiles of {tile_rows} rows"),
+        }
+    }
+
+    /// Asks for a share of the chunk of the left factor that starts at `first_row`, while its predecessor is in work: rows
+    /// or columns in short runs are too many streams to be foreseen.
+    fn prefetch_left(&self, first_row: usize, chunk_rows: usize, tile: usize, tiles: usize) {
+        let rows = first_row..(first_row + chunk_rows).min(self.a.rows);
+        let runs = match (rows.is_empty(), self.a.has_contiguous_rows()) {
+            (true, _) => return,
+            (false, true) => rows.len(),
+            (false, false) => self.terms.len(),
+        };
+        for run in runs * tile / tiles..runs * (tile + 1) / tiles {
+            let run = if self.a.has_contiguous_rows() {
+                self.a.row(rows.start + run, self.terms.clone())
+            } else {
+                self.a.transposed().row(self.terms.start + run, rows.clone())
+            };
+            prefetch_run(run.as_ptr(), run.len());
         }
     }
 
@@ -403,11 +445,10 @@ fn chunk_rows(rows: usize, tile_rows: usize, panels: usize, members: usize) -> u
 }
 
 /// A product of one row of tiles: each panel would be used once, so the right factor is read in place.
-fn unpacked_product(engine: &Engine, a: MatRef, b: MatRef, start: Start, out: MatMut) {
+fn unpacked_product(engine: &Engine, a: MatRef, b: MatRef, start: Start, out: Output) {
     let arch = engine.arch();
     let panels = Panels::new(arch, b.cols);
     let members = engine.members_for_flops(2 * a.rows * b.rows.max(1) * b.cols).min(panels.count());
-    let out = Output { stride: out.row_stride, data: SharedSlice::new(out.data) };
     engine.run(members, |member| {
         let mut narrow = Vec::new();
         for panel in member.share(panels.count()) {
@@ -418,7 +459,7 @@ fn unpacked_product(engine: &Engine, a: MatRef, b: MatRef, start: Start, out: Ma
             } else {
                 let width = panels.packed_width(panel);
                 narrow.resize(width * b.rows, 0.0);
-                pack_rows(&mut narrow, width, |k| b.row(k, cols.clone()));
+                panels.pack_rows(&mut narrow, b.rows, |k| b.row(k, cols.clone()));
                 RightPanel { data: narrow.as_ptr(), k_stride: width }
             };
             let tile_start = match start {
@@ -445,11 +486,10 @@ fn unpacked_product(engine: &Engine, a: MatRef, b: MatRef, start: Start, out: Ma
 }
 
 /// A product of few rows with a transposed factor, `weight` `[n, k]`: dot products of rows.
-fn row_dot_product(engine: &Engine, a: MatRef, weight: MatRef, start: Start, out: MatMut) {
+fn row_dot_product(engine: &Engine, a: MatRef, weight: MatRef, start: Start, out: Output) {
     let n = weight.rows;
     let terms = 0..weight.cols;
     let members = engine.members_for_flops(2 * a.rows * weight.cols.max(1) * n);
-    let out = Output { stride: out.row_stride, data: SharedSlice::new(out.data) };
     engine.run(members, |member| {
         for group in member.share(n.div_ceil(WEIGHT_ROWS)) {
             let first = group * WEIGHT_ROWS;

@@ -8,7 +8,7 @@
 //! | [`gemm`], [`column_sums`](mod@column_sums) | products of matrices, large and small, and sums of columns |
 //! | [`recurrent`] | whole-sequence LSTM, forward and backward |
 //! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies without holding the logits |
-//! | [`dropout`] | dropout from a counter-based stream |
+//! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
 //! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
 //! | [`activation`] | vectorised exp, tanh and sigmoid |
 //! | [`allocator`] | keeps freed memory in the process |
@@ -40,6 +40,7 @@ pub mod gemm;
 pub mod optimizer;
 mod pack;
 pub mod pool;
+mod prefetch;
 pub mod recurrent;
 mod row_dot;
 mod scratch;

@@ -184,6 +184,7 @@ impl Team {
         shared.barrier.arrived.store(0, Ordering::Relaxed);
         shared.barrier.broken.store(false, Ordering::Relaxed);
         shared.running.store(count - 1, Ordering::Relaxed);
+        #[expect(clippy::transmute_ptr_to_ptr, reason = "only the lifetime changes, which a cast does not state")]
         // SAFETY: the lifetime ends when this function returns, and it returns only when no member uses the task any more.
         let erased = unsafe { std::mem::transmute::<*const (dyn Fn(Member<'_>) + Sync), Task>(task) };
         // SAFETY: the last run is over and workers read the cell only after the new ticket, so nobody uses it now.

@@ -3,10 +3,11 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::allocator::advise_huge_pages;
+use crate::prefetch::LINE;
+
 /// How many idle buffers are kept; the oldest goes first.
 const KEPT: usize = 16;
-/// Floats in a cache line: packed panels start on one, so that no vector load straddles two.
-const LINE: usize = 16;
 
 /// A free list of buffers, shared by an engine and by what it hands out.
 #[derive(Clone, Default)]
@@ -30,13 +31,14 @@ impl FreeList {
                 .min_by_key(|&index| buffers[index].capacity());
             fitting.map(|index| buffers.remove(index))
         };
-        match recycled {
-            Some(mut buffer) => {
-                buffer.resize(len, 0.0);
-                buffer
-            }
-            None => vec![0.0; len],
-        }
+        let mut buffer = recycled.unwrap_or_else(|| {
+            // Reserved first and touched after the advice, so that its pages are big from the start.
+            let mut fresh = Vec::with_capacity(len);
+            advise_huge_pages(fresh.spare_capacity_mut());
+            fresh
+        });
+        buffer.resize(len, 0.0);
+        buffer
     }
 
     /// Gives a buffer back.
@@ -53,6 +55,7 @@ impl FreeList {
 
     /// A buffer of `len` floats of any value that starts on a cache line and comes back when dropped.
     pub(crate) fn scratch(&self, len: usize) -> Scratch {
+        // Packed panels start on a line, so that no vector load straddles two.
         let buffer = self.take(len + LINE - 1);
         let offset = buffer.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE - 1);
         Scratch { buffer, offset, len, home: self.clone() }

@@ -34,7 +34,6 @@ impl<'a, T> SharedSlice<'a, T> {
     /// # Safety
     ///
     /// No other thread may use any element of the part while the returned slice lives.
-    #[expect(clippy::mut_from_ref, reason = "that is the purpose; the contract keeps the parts disjoint")]
     pub(crate) unsafe fn part_mut(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
         // SAFETY: in bounds by the assertion; exclusive by the contract.

@@ -1,6 +1,7 @@
 //! The micro-kernel: one tile of a product, held in registers.
 
-use crate::arch::{Kernel, MAX_ROWS, MAX_WIDTH, MulAdd};
+use crate::arch::{Arch, Kernel, MAX_ROWS, MAX_WIDTH, MulAdd};
+use crate::prefetch::prefetch_run;
 
 /// The left factor of a tile: element (row, k) lies at `row * row_stride + k * k_stride`.
 #[derive(Clone, Copy)]
@@ -62,12 +63,12 @@ unsafe fn add_term<const W: usize, const V: usize, const M: usize, O: MulAdd>(
 ) {
     // SAFETY: within the bounds promised by the caller.
     let columns: [[f32; W]; V] = std::array::from_fn(|v| unsafe { b.add(v * W).cast::<[f32; W]>().read() });
-    for r in 0..M {
+    for (r, sums) in sums.iter_mut().enumerate() {
         // SAFETY: as above.
         let x = unsafe { *a.add(r * row_stride) };
         for v in 0..V {
             for l in 0..W {
-                sums[r][v][l] = O::mul_add(x, columns[v][l], sums[r][v][l]);
+                sums[v][l] = O::mul_add(x, columns[v][l], sums[v][l]);
             }
         }
     }
@@ -133,7 +134,7 @@ impl ProductTile {
     ///
     /// `left` must be readable for `rows` rows, `right` for `vectors` vectors, the bias and `out` for `cols` columns, `out`
     /// writable and used by no other thread.
-    pub(crate) unsafe fn compute(self, arch: crate::arch::Arch) {
+    pub(crate) unsafe fn compute(&self, arch: Arch) {
         debug_assert!(self.rows <= MAX_ROWS && self.cols <= MAX_WIDTH && self.cols <= self.vectors * arch.lanes());
         arch.run(Promised(self));
     }
@@ -150,9 +151,9 @@ impl ProductTile {
 }
 
 /// A tile whose pointers were promised to be good.
-struct Promised(ProductTile);
+struct Promised<'a>(&'a ProductTile);
 
-impl Kernel for Promised {
+impl Kernel for Promised<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -163,6 +164,9 @@ impl Kernel for Promised {
 
 #[inline(always)]
 fn tile<O: MulAdd, const W: usize, const V: usize, const M: usize>(tile: &ProductTile) {
+    for r in 0..M {
+        prefetch_run(tile.out.wrapping_add(r * tile.out_stride), V * W);
+    }
     // SAFETY: promised to `ProductTile::compute`, which is the only way here.
     let sums = unsafe { accumulate::<W, V, M, O>(tile.k_len, tile.left, tile.right) };
     for (r, sums) in sums.iter().enumerate() {

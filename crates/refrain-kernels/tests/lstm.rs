@@ -85,7 +85,9 @@ fn forward_and_backward_match_plain_loops() {
 #[test]
 fn long_sequences_and_many_blocks_match_plain_loops() {
     let engines = engines(2);
-    for (b, t, i, h) in [(3, 200, 4, 20), (1, 40, 1, 16), (30, 20, 40, 130), (4, 1, 33, 70), (12, 1, 9, 37)] {
+    for (b, t, i, h) in
+        [(3, 200, 4, 20), (1, 40, 1, 16), (30, 20, 40, 130), (4, 1, 33, 70), (12, 1, 9, 37), (40, 1, 9, 37)]
+    {
         check(&engines, &Problem::new(b, t, i, h));
     }
 }
@@ -164,7 +166,7 @@ fn infinite_inputs_saturate_the_gates() {
             problem.weight_ih.fill(1.0);
             problem.input.fill(f32::INFINITY);
             let run = run(&engine, &problem);
-            assert!(run.trace.gates.iter().all(|&gate| gate == 1.0), "{:?}", run.trace.gates);
+            assert!(run.trace.gates.iter().all(|&gate| (gate - 1.0).abs() < 1e-6), "{:?}", run.trace.gates);
         }
     }
 }

@@ -39,7 +39,10 @@ impl Noise {
 
 /// Engines of every instruction set of this machine.
 pub fn engines(num_threads: usize) -> Vec<Engine> {
-    Isa::supported().into_iter().map(|isa| Engine::new(isa, num_threads).unwrap()).collect()
+    Isa::supported()
+        .into_iter()
+        .map(|isa| Engine::new(isa, num_threads).expect("a supported instruction set"))
+        .collect()
 }
 
 pub fn wide(values: &[f32]) -> Vec<f64> {

@@ -17,8 +17,8 @@ use crate::arch::{Arch, Kernel, MulAdd};
 use crate::column_sums::column_sums;
 use crate::engine::Engine;
 use crate::gemm::{Beta, MatMut, MatRef, Panels, PreviousSteps, Right, Start, matmul, product};
-use crate::pack::pack_rows;
 use crate::pool::Member;
+use crate::prefetch::prefetch_run;
 use crate::shared::SharedSlice;
 use crate::tile::{LeftRows, ProductTile, RightPanel, TileStart, accumulate, for_rows, load, store};
 
@@ -140,12 +140,13 @@ struct TimeLoop<'a> {
 impl TimeLoop<'_> {
     fn run(&self, member: Member) {
         let LstmShape { batch_size, seq_len, hidden_size, .. } = self.shape;
-        for panel in member.share(self.panels.count()) {
-            let cols = self.panels.cols(panel);
-            let width = self.panels.packed_width(panel);
+        let share = member.share(self.panels.count());
+        if !share.is_empty() {
+            let cols = self.panels.cols(share.start).start..self.panels.cols(share.end - 1).end;
+            let terms = 4 * hidden_size;
             // SAFETY: each panel is packed by one member, before the barrier.
-            let to = unsafe { self.packed.part_mut(cols.start * 4 * hidden_size, width * 4 * hidden_size) };
-            pack_rows(to, width, |k| &self.inputs.weight_hh[k * hidden_size..(k + 1) * hidden_size][cols.clone()]);
+            let to = unsafe { self.packed.part_mut(cols.start * terms, self.panels.packed_widths(&share) * terms) };
+            self.panels.pack_rows(to, terms, |k| &self.inputs.weight_hh[k * hidden_size..][cols.clone()]);
         }
         for row in member.share(batch_size) {
             // SAFETY: each row belongs to one member until the barrier.
@@ -295,6 +296,19 @@ impl Kernel for BackwardTile {
 
 #[inline(always)]
 fn backward_tile<O: MulAdd, const W: usize, const V: usize, const M: usize>(tile: &BackwardTile) {
+    let states_stride = tile.seq_len * tile.hidden_size;
+    for r in 0..M {
+        for g in 0..4 {
+            let gate = r * 4 * states_stride + g * tile.hidden_size;
+            prefetch_run(tile.gates.wrapping_add(gate), V * W);
+            prefetch_run(tile.gate_gradients.wrapping_add(gate), V * W);
+        }
+        prefetch_run(tile.cell_state.wrapping_add(r * states_stride), V * W);
+        prefetch_run(tile.cell_before.wrapping_add(r * tile.cell_before_stride), V * W);
+        if let Some(grad_output) = tile.grad_output {
+            prefetch_run(grad_output.wrapping_add(r * states_stride), V * W);
+        }
+    }
     // SAFETY: promised by the maker of the tile.
     let sums = unsafe { accumulate::<W, V, M, O>(tile.k_len, tile.left, tile.right) };
     for (r, sums) in sums.iter().enumerate() {

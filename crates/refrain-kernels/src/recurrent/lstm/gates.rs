@@ -1,38 +1,40 @@
 //! The gate equations of one step, over a block of units.
 
-use crate::activation::{sigmoid_lane, tanh_lane};
+use crate::activation::{sigmoid_pair, tanh_lane, tanh_sigmoid};
 use crate::arch::{Kernel, MAX_ROWS, MAX_WIDTH, MulAdd};
 
 /// Units of the largest tile: its rows times a quarter of its columns.
 pub(super) const MAX_UNITS: usize = MAX_ROWS * MAX_WIDTH / 4;
 
-/// Units of some rows, one after the other, so that every vector is full whatever a tile's shape.
+/// Lanes of the widest vector.
+const LANES: usize = 16;
+
+/// One float per unit: the units of some rows, one row after the other, so that every vector is full whatever a tile's shape.
+pub(super) type Units = [f32; MAX_UNITS];
+
+/// The gates and the hidden state of a block of units.
 pub(super) struct GateBlock {
     /// i, f, g, o: the sums before the activations, then the gates.
-    pub(super) gates: [[f32; MAX_UNITS]; 4],
-    /// The cell state, before the step and after it.
-    pub(super) cell_state: [f32; MAX_UNITS],
+    pub(super) gates: [Units; 4],
     /// The hidden state after the step.
-    pub(super) hidden: [f32; MAX_UNITS],
+    pub(super) hidden: Units,
 }
 
 impl GateBlock {
     pub(super) fn new() -> Self {
-        Self { gates: [[0.0; MAX_UNITS]; 4], cell_state: [0.0; MAX_UNITS], hidden: [0.0; MAX_UNITS] }
+        Self { gates: [[0.0; MAX_UNITS]; 4], hidden: [0.0; MAX_UNITS] }
     }
 
-    /// One step of the first `count` units.
+    /// One step of the first `count` units, and of some more up to whole vectors.
     #[inline(always)]
-    pub(super) fn step<O: MulAdd>(&mut self, count: usize) {
+    pub(super) fn step<O: MulAdd>(&mut self, cell_state: &mut Units, count: usize) {
         let [input, forget, candidate, output] = &mut self.gates;
-        for u in 0..count {
-            let i = sigmoid_lane::<O>(input[u]);
-            let f = sigmoid_lane::<O>(forget[u]);
-            let g = tanh_lane::<O>(candidate[u]);
-            let o = sigmoid_lane::<O>(output[u]);
-            let c = O::mul_add(f, self.cell_state[u], i * g);
+        for u in 0..count.next_multiple_of(LANES).min(MAX_UNITS) {
+            let (i, f) = sigmoid_pair::<O>(input[u], forget[u]);
+            let (g, o) = tanh_sigmoid::<O>(candidate[u], output[u]);
+            let c = O::mul_add(f, cell_state[u], i * g);
             (input[u], forget[u], candidate[u], output[u]) = (i, f, g, o);
-            self.cell_state[u] = c;
+            cell_state[u] = c;
             self.hidden[u] = o * tanh_lane::<O>(c);
         }
     }
@@ -41,6 +43,7 @@ impl GateBlock {
 /// [`GateBlock::step`] by itself, where no tile comes before it.
 pub(super) struct StepUnits<'a> {
     pub(super) block: &'a mut GateBlock,
+    pub(super) cell_state: &'a mut Units,
     pub(super) count: usize,
 }
 
@@ -49,6 +52,6 @@ impl Kernel for StepUnits<'_> {
 
     #[inline(always)]
     fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
-        self.block.step::<O>(self.count);
+        self.block.step::<O>(self.cell_state, self.count);
     }
 }

@@ -1,6 +1,6 @@
 //! Few rows, as in generation: the weights are read in place, once per step, by dot products of their rows.
 
-use super::gates::{GateBlock, StepUnits};
+use super::gates::{GateBlock, MAX_UNITS, StepUnits};
 use super::{LstmInputs, LstmOutputs, LstmShape, compact_stride};
 use crate::engine::Engine;
 use crate::row_dot::{MAX_INPUT_ROWS, RowDot};
@@ -9,7 +9,7 @@ use crate::shared::SharedSlice;
 /// Up to so many rows, packing the weights costs more than it saves.
 const ROWS: usize = 8;
 /// The same for a single step, whose packed weights would be used only once.
-const ROWS_OF_ONE_STEP: usize = 16;
+const ROWS_OF_ONE_STEP: usize = 32;
 /// Units per block.
 const UNITS: usize = 16;
 
@@ -34,16 +34,18 @@ pub(super) fn forward(
         to[..hidden_size].copy_from_slice(from);
     }
     let traced = !cell_states.is_empty();
-    outputs.last_cell_state.copy_from_slice(inputs.cell_state);
+    let LstmOutputs { output, last_cell_state } = outputs;
+    last_cell_state.copy_from_slice(inputs.cell_state);
     let hidden = SharedSlice::new(&mut hidden);
-    let cell_state = SharedSlice::new(outputs.last_cell_state);
-    let output = SharedSlice::new(outputs.output);
+    let cell_state = SharedSlice::new(last_cell_state);
+    let output = SharedSlice::new(output);
     let gates = SharedSlice::new(gates);
     let cell_states = SharedSlice::new(cell_states);
     let step_flops = 8 * batch_size * hidden_size * (input_size + hidden_size);
     let blocks = hidden_size.div_ceil(UNITS);
     engine.run(engine.members_for_flops(step_flops).min(blocks), |member| {
         let mut lanes: [GateBlock; MAX_INPUT_ROWS] = std::array::from_fn(|_| GateBlock::new());
+        let mut cell_lanes = [0.0; MAX_UNITS];
         for step in 0..seq_len {
             let before = step % 2 * batch_size;
             let after = (step + 1) % 2 * batch_size;
@@ -84,9 +86,9 @@ pub(super) fn forward(
                         // SAFETY: each block of units belongs to one member.
                         unsafe {
                             let cell = cell_state.part_mut(row * hidden_size + units.start, count);
-                            lanes.cell_state[..count].copy_from_slice(cell);
-                            engine.kernel(StepUnits { block: lanes, count: UNITS });
-                            cell.copy_from_slice(&lanes.cell_state[..count]);
+                            cell_lanes[..count].copy_from_slice(cell);
+                            engine.kernel(StepUnits { block: lanes, cell_state: &mut cell_lanes, count: UNITS });
+                            cell.copy_from_slice(&cell_lanes[..count]);
                             hidden
                                 .part_mut((after + row) * stride + units.start, count)
                                 .copy_from_slice(&lanes.hidden[..count]);

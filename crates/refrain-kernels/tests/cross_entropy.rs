@@ -1,0 +1,166 @@
+//! The linear head with softmax and cross entropy against plain loops in f64.
+
+mod common;
+
+use common::{Noise, assert_close, engines};
+use refrain_kernels::{Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
+
+struct Problem {
+    rows: usize,
+    hidden_size: usize,
+    vocab_size: usize,
+    hidden: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    targets: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Expected {
+    losses: Vec<f64>,
+    hidden: Vec<f64>,
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Problem {
+    fn new(rows: usize, hidden_size: usize, vocab_size: usize) -> Self {
+        let mut noise = Noise::new((rows * 31 + hidden_size * 7 + vocab_size) as u64);
+        Self {
+            rows,
+            hidden_size,
+            vocab_size,
+            hidden: noise.floats(rows * hidden_size),
+            weight: noise.floats(vocab_size * hidden_size),
+            bias: noise.scaled(vocab_size, 3.0),
+            targets: (0..rows).map(|_| (noise.bits() % vocab_size as u64) as u32).collect(),
+        }
+    }
+
+    fn args(&self) -> LinearCrossEntropy<'_> {
+        LinearCrossEntropy {
+            hidden: &self.hidden,
+            weight: &self.weight,
+            bias: &self.bias,
+            targets: &self.targets,
+            hidden_size: self.hidden_size,
+            vocab_size: self.vocab_size,
+        }
+    }
+
+    fn expected(&self) -> Expected {
+        let mut expected = Expected {
+            losses: Vec::new(),
+            hidden: vec![0.0; self.hidden.len()],
+            weight: vec![0.0; self.weight.len()],
+            bias: vec![0.0; self.bias.len()],
+        };
+        for r in 0..self.rows {
+            let hidden = &self.hidden[r * self.hidden_size..(r + 1) * self.hidden_size];
+            let logit = |v: usize| {
+                let weight = &self.weight[v * self.hidden_size..(v + 1) * self.hidden_size];
+                let dot = weight.iter().zip(hidden).map(|(w, h)| f64::from(*w) * f64::from(*h)).sum::<f64>();
+                dot + f64::from(self.bias[v])
+            };
+            let logits: Vec<f64> = (0..self.vocab_size).map(logit).collect();
+            let maximum = logits.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+            let log_sum = maximum + logits.iter().map(|z| (z - maximum).exp()).sum::<f64>().ln();
+            let target = self.targets[r] as usize;
+            expected.losses.push(log_sum - logits[target]);
+            for (v, z) in logits.iter().enumerate() {
+                let d = ((z - log_sum).exp() - f64::from(u8::from(v == target))) / self.rows as f64;
+                expected.bias[v] += d;
+                for (p, &h) in hidden.iter().enumerate() {
+                    expected.hidden[r * self.hidden_size + p] += d * f64::from(self.weight[v * self.hidden_size + p]);
+                    expected.weight[v * self.hidden_size + p] += d * f64::from(h);
+                }
+            }
+        }
+        expected
+    }
+
+    fn check(&self, engine: &Engine) {
+        let expected = self.expected();
+        let name =
+            format!("{} rows, {} units, {} words on {}", self.rows, self.hidden_size, self.vocab_size, engine.isa());
+        let mut losses = vec![f32::NAN; self.rows];
+        linear_cross_entropy(engine, self.args(), &mut losses, None);
+        assert_close(&name, &losses, &expected.losses, 1e-5);
+        let mut hidden = vec![f32::NAN; self.hidden.len()];
+        let mut weight = vec![f32::NAN; self.weight.len()];
+        let mut bias = vec![f32::NAN; self.bias.len()];
+        let gradients = LinearCrossEntropyGradients { hidden: &mut hidden, weight: &mut weight, bias: &mut bias };
+        linear_cross_entropy(engine, self.args(), &mut losses, Some(gradients));
+        assert_close(&name, &losses, &expected.losses, 1e-5);
+        for (actual, expected) in [(hidden, expected.hidden), (weight, expected.weight), (bias, expected.bias)] {
+            // Of the sum rather than the mean, so that many rows do not hide an error.
+            let actual: Vec<f32> = actual.iter().map(|value| value * self.rows as f32).collect();
+            let expected: Vec<f64> = expected.iter().map(|value| value * self.rows as f64).collect();
+            assert_close(&name, &actual, &expected, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn losses_and_gradients_match_plain_loops() {
+    for engine in engines(2) {
+        for rows in [1, 2, 5, 16, 17, 33, 130] {
+            for (hidden_size, vocab_size) in [(1, 1), (3, 2), (7, 13), (33, 65), (64, 300)] {
+                Problem::new(rows, hidden_size, vocab_size).check(&engine);
+            }
+        }
+    }
+}
+
+#[test]
+fn several_chunks_of_rows_match_plain_loops() {
+    for engine in engines(2) {
+        Problem::new(4100, 3, 5).check(&engine);
+        Problem::new(70, 2, 200_000).check(&engine);
+    }
+}
+
+#[test]
+fn huge_logits_neither_overflow_nor_lose_the_loss() {
+    for engine in engines(1) {
+        let mut problem = Problem::new(3, 2, 40);
+        problem.bias.fill(-1e4);
+        problem.bias[7] = 1e4;
+        problem.targets = vec![7, 8, 7];
+        let mut losses = vec![f32::NAN; 3];
+        linear_cross_entropy(&engine, problem.args(), &mut losses, None);
+        assert!(losses[0].abs() < 1e-3 && losses[2].abs() < 1e-3, "{losses:?}");
+        assert!((losses[1] - 2e4).abs() < 10.0, "{losses:?}");
+    }
+}
+
+#[test]
+fn nan_and_impossible_words_come_through() {
+    for engine in engines(1) {
+        let mut problem = Problem::new(4, 3, 50);
+        problem.hidden[3] = f32::NAN;
+        problem.bias[..20].fill(f32::NEG_INFINITY);
+        problem.targets = vec![30, 30, 30, 5];
+        let mut losses = vec![0.0; 4];
+        linear_cross_entropy(&engine, problem.args(), &mut losses, None);
+        assert!(losses[0].is_finite() && losses[1].is_nan() && losses[2].is_finite(), "{losses:?}");
+        assert!(losses[3] == f32::INFINITY, "{losses:?}");
+    }
+}
+
+#[test]
+fn no_rows_give_zero_gradients() {
+    let problem = Problem::new(0, 3, 4);
+    let (mut weight, mut bias) = (vec![1.0; 12], vec![1.0; 4]);
+    let gradients = LinearCrossEntropyGradients { hidden: &mut [], weight: &mut weight, bias: &mut bias };
+    linear_cross_entropy(&Engine::new(Isa::Portable, 1).unwrap(), problem.args(), &mut [], Some(gradients));
+    assert!(weight.iter().chain(&bias).all(|&value| value == 0.0));
+}
+
+#[test]
+#[should_panic(expected = "target 4 in a vocabulary of 4")]
+fn a_target_that_is_no_word_is_refused() {
+    let mut problem = Problem::new(2, 3, 4);
+    problem.targets[1] = 4;
+    linear_cross_entropy(&Engine::new(Isa::Portable, 1).unwrap(), problem.args(), &mut [0.0; 2], None);
+}

@@ -1,0 +1,177 @@
+//! The same bytes for any number of threads, for every public function, over odd shapes; and concurrent callers.
+
+mod common;
+
+use common::lstm_reference::Problem;
+use common::{Noise, bits};
+use refrain_kernels::{
+    AdamStep, Beta, DropoutKey, Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, LstmGradients,
+    LstmOutputGradients, LstmOutputs, MatMut, MatRef, Nesterov, RmsPropStep, SgdStep, adam, column_sums, dropout, exp,
+    linear_cross_entropy, lstm_backward, lstm_forward, lstm_forward_traced, matmul, matmul_bias, rmsprop, sgd, sigmoid,
+    sum_of_squares, tanh,
+};
+
+/// Runs the work on 1 to 4 threads of every instruction set and compares all the floats that it returns.
+fn same_bytes(name: &str, work: impl Fn(&Engine) -> Vec<Vec<f32>>) {
+    for isa in Isa::supported() {
+        let run = |num_threads| -> Vec<Vec<u32>> {
+            work(&Engine::new(isa, num_threads).expect("a supported instruction set"))
+                .iter()
+                .map(|values| bits(values))
+                .collect()
+        };
+        let expected = run(1);
+        for num_threads in 2..=4 {
+            assert!(run(num_threads) == expected, "{name} on {num_threads} threads of {isa}");
+        }
+    }
+}
+
+#[test]
+fn products() {
+    for (m, k, n) in
+        [(1, 700, 900), (5, 300, 1111), (8, 515, 333), (13, 1030, 257), (19, 600, 258), (250, 77, 65), (600, 1100, 3)]
+    {
+        let mut noise = Noise::new(m as u64);
+        let (a, b, bias) = (noise.floats(m * k), noise.floats(k * n), noise.floats(n));
+        same_bytes(&format!("[{m}, {k}] · [{k}, {n}]"), |engine| {
+            let left = [MatRef::row_major(&a, m, k), MatRef::row_major(&a, k, m).transposed()];
+            let right = [MatRef::row_major(&b, k, n), MatRef::row_major(&b, n, k).transposed()];
+            let mut outputs = Vec::new();
+            for left in left {
+                for right in right {
+                    let mut out = vec![0.0; m * n];
+                    matmul_bias(engine, left, right, &bias, MatMut::row_major(&mut out, m, n));
+                    matmul(engine, left, right, Beta::Accumulate, MatMut::row_major(&mut out, m, n));
+                    outputs.push(out);
+                }
+            }
+            let mut sums = [vec![0.0; k], vec![0.0; m]];
+            column_sums(engine, left[0], &mut sums[0]);
+            column_sums(engine, left[0].transposed(), &mut sums[1]);
+            outputs.extend(sums);
+            outputs
+        });
+    }
+}
+
+fn lstm(engine: &Engine, problem: &Problem) -> Vec<Vec<f32>> {
+    let shape = problem.shape;
+    let states = shape.batch_size * shape.hidden_size;
+    let mut output = vec![f32::NAN; states * shape.seq_len];
+    let mut last = vec![f32::NAN; states];
+    let mut untraced = output.clone();
+    let outputs = LstmOutputs { output: &mut untraced, last_cell_state: &mut last };
+    lstm_forward(engine, shape, problem.inputs(), outputs);
+    let outputs = LstmOutputs { output: &mut output, last_cell_state: &mut last };
+    let trace = lstm_forward_traced(engine, shape, problem.inputs(), outputs);
+    let mut out = problem.wide().map(|values| vec![f32::NAN; values.len()]);
+    let [input, weight_ih, weight_hh, bias, hidden, cell_state] = out.each_mut();
+    let gradients = LstmGradients {
+        input: Some(input),
+        weight_ih: Some(weight_ih),
+        weight_hh: Some(weight_hh),
+        bias: Some(bias),
+        hidden: Some(hidden),
+        cell_state: Some(cell_state),
+    };
+    let grad = LstmOutputGradients { output: Some(&problem.grad_output), last_cell_state: Some(&problem.grad_cell) };
+    lstm_backward(engine, shape, problem.inputs(), &output, &trace, grad, gradients);
+    let mut all = vec![untraced, output, last, trace.gates.clone(), trace.cell_states.clone()];
+    all.extend(out);
+    all
+}
+
+#[test]
+fn lstm_layers() {
+    for (b, t, i, h) in
+        [(1, 5, 33, 200), (4, 1, 65, 333), (7, 3, 1, 129), (13, 9, 31, 97), (33, 5, 17, 65), (5, 4, 2, 3)]
+    {
+        let problem = Problem::new(b, t, i, h);
+        same_bytes(&format!("{:?}", problem.shape), |engine| lstm(engine, &problem));
+    }
+}
+
+#[test]
+fn linear_cross_entropies() {
+    for (rows, hidden_size, vocab_size) in [(1, 65, 1000), (37, 129, 517), (2500, 5, 33)] {
+        let mut noise = Noise::new(rows as u64);
+        let (hidden, weight) = (noise.floats(rows * hidden_size), noise.floats(vocab_size * hidden_size));
+        let bias = noise.floats(vocab_size);
+        let targets: Vec<u32> = (0..rows).map(|row| (row * 7 % vocab_size) as u32).collect();
+        let args = LinearCrossEntropy {
+            hidden: &hidden,
+            weight: &weight,
+            bias: &bias,
+            targets: &targets,
+            hidden_size,
+            vocab_size,
+        };
+        same_bytes("linear_cross_entropy", |engine| {
+            let mut out = [hidden.clone(), weight.clone(), bias.clone(), vec![0.0; rows]];
+            let [hidden, weight, bias, losses] = out.each_mut();
+            let gradients = LinearCrossEntropyGradients { hidden, weight, bias };
+            linear_cross_entropy(engine, args, losses, Some(gradients));
+            out.to_vec()
+        });
+    }
+}
+
+#[test]
+fn elementwise_functions() {
+    let len = 100_003;
+    let mut noise = Noise::new(8);
+    let (input, grad) = (noise.floats(len), noise.floats(len));
+    let state: Vec<f32> = noise.floats(len).iter().map(|value| value.abs()).collect();
+    same_bytes("elementwise functions", |engine| {
+        let mut out = vec![vec![0.0; len]; 4];
+        exp(engine, &input, &mut out[0]);
+        sigmoid(engine, &input, &mut out[1]);
+        tanh(engine, &input, &mut out[2]);
+        dropout(engine, DropoutKey { seed: 1, stream: 2 }, 0.3, &input, &mut out[3]);
+        let sum = sum_of_squares(engine, &input).to_bits();
+        out.push(vec![f32::from_bits(sum as u32), f32::from_bits((sum >> 32) as u32)]);
+        out
+    });
+    same_bytes("optimiser steps", |engine| {
+        let (mut param, mut m, mut v) = (input.clone(), grad.clone(), state.clone());
+        let step = AdamStep {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            decoupled_weight_decay: 0.1,
+            step: 3,
+        };
+        adam(engine, &step, &mut param, &grad, &mut m, &mut v);
+        let step = SgdStep {
+            learning_rate: 0.1,
+            momentum: 0.9,
+            dampening: 0.1,
+            nesterov: Nesterov::On,
+            weight_decay: 0.1,
+            first: false,
+        };
+        sgd(engine, &step, &mut param, &grad, Some(&mut m));
+        let step = RmsPropStep { learning_rate: 0.1, alpha: 0.9, epsilon: 1e-8, weight_decay: 0.1 };
+        rmsprop(engine, &step, &mut param, &grad, &mut v);
+        vec![param, m, v]
+    });
+}
+
+#[test]
+fn concurrent_callers_of_one_engine_get_the_same_bytes() {
+    let problem = Problem::new(13, 4, 31, 97);
+    let engine = Engine::new(Isa::detect(), 3).unwrap();
+    let expected = lstm(&engine, &problem);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    assert!(lstm(&engine, &problem) == expected);
+                }
+            });
+        }
+    });
+}
