@@ -11,13 +11,17 @@ pub(crate) struct EngineArgs {
     /// Threads to compute with [default: the processors this process may use]
     ///
     /// The result is the same to the byte with any number.
-    #[arg(long, value_name = "N", help_heading = "Computing")]
+    #[arg(long, value_name = "N", help_heading = "Computing", value_parser = threads)]
     threads: Option<NonZeroUsize>,
     /// Instruction set of the kernels: auto, avx512, avx2 or portable
     ///
     /// auto takes the fastest that this processor has. Results differ between instruction sets in the last bits.
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Computing")]
     kernel: String,
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "an integer of at least 1".to_owned())
 }
 
 impl EngineArgs {
@@ -29,7 +33,7 @@ impl EngineArgs {
             (Isa::detect(), format!("the fastest of {} on this processor", names.join(", ")))
         } else {
             let isa = self.kernel.parse().ok().filter(|isa| supported.contains(isa)).ok_or_else(|| {
-                Usage::new(
+                Usage::error(
                     format!("--kernel {}: this processor does not have it", self.kernel),
                     format!("it has {}, or let `auto` choose", names.join(", ")),
                 )

@@ -9,6 +9,8 @@ use refrain::models::ArtefactError;
 use refrain::text::TextError;
 use refrain::train::{RecipeError, RunFolderError, TrainError};
 
+use crate::console::Console;
+
 /// An error of the command line itself, with its hint.
 #[derive(Debug)]
 pub(crate) struct Usage {
@@ -17,7 +19,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self { message: message.into(), hint: Some(hint.into()) })
     }
 }
@@ -42,9 +44,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
             line = format!("{line}: {cause}");
         }
     }
-    eprintln!("error: {line}");
+    let mut console = Console::new();
+    console.line(&format!("error: {line}"));
     if let Some(hint) = hint(error) {
-        eprintln!("hint: {hint}");
+        console.line(&format!("hint: {hint}"));
     }
     ExitCode::FAILURE
 }

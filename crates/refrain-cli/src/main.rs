@@ -34,9 +34,9 @@ enum Command {
 fn main() -> ExitCode {
     refrain::kernels::keep_freed_memory();
     let result = match Cli::parse().command {
-        Command::Train(args) => commands::train::run(args),
-        Command::Generate(args) => commands::generate::run(args).map(|()| ExitCode::SUCCESS),
-        Command::Evaluate(args) => commands::evaluate::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Generate(args) => commands::generate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Evaluate(args) => commands::evaluate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => commands::info::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => commands::completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Man(args) => commands::man::run(&args).map(|()| ExitCode::SUCCESS),

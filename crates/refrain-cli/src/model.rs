@@ -17,7 +17,7 @@ pub(crate) fn file_of(run_or_model: &Path) -> anyhow::Result<PathBuf> {
     if best.is_file() {
         return Ok(best);
     }
-    Err(Usage::new(
+    Err(Usage::error(
         format!("{} has no {BEST}", run_or_model.display()),
         "a run writes it at its first evaluation; name a run's folder or a model file",
     ))

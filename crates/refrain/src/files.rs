@@ -43,7 +43,9 @@ impl FileError {
             }
             ErrorKind::PermissionDenied => Some(format!("check the permissions of {}", self.path.display())),
             ErrorKind::ReadOnlyFilesystem => Some(format!("{folder} is on a read-only disk: choose another folder")),
+            ErrorKind::NotFound if parent_of(&self.path) == Path::new(".") => Some("check the spelling".into()),
             ErrorKind::NotFound => Some(format!("check the spelling, and that {folder} exists")),
+            ErrorKind::FileTooLarge => Some("a limit on the size of files is in force: see `ulimit -f`".into()),
             _ => None,
         }
     }
@@ -121,11 +123,13 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether a file of this name is a temporary one of ours.
+pub(crate) fn is_leftover(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX))
+}
+
 /// Removes the temporary files that a killed process left in a folder which we own exclusively.
 pub(crate) fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
-    let is_leftover = |name: &OsStr| {
-        name.to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX))
-    };
     for entry in fs::read_dir(folder).map_err(because("list", folder))? {
         let entry = entry.map_err(because("list", folder))?;
         if is_leftover(&entry.file_name()) {

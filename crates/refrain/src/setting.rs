@@ -132,6 +132,20 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
+/// Checks a configuration that did not come from a recipe, where every value is checked as it is read.
+///
+/// # Errors
+///
+/// Names the first key whose value is not allowed.
+pub(crate) fn check<T: serde::Serialize>(config: &T, settings: &[Setting]) -> Result<(), String> {
+    let table = toml::Table::try_from(config).map_err(|error| error.to_string())?;
+    let refused = settings.iter().find_map(|setting| {
+        let value = table.get(setting.key).filter(|value| !setting.allowed.contains(value))?;
+        Some(format!("`{}` must be {}, found {value}", setting.key, setting.allowed))
+    });
+    refused.map_or(Ok(()), Err)
+}
+
 /// Defines an enum whose variants have names in recipes: serde, `Display`, and the list `NAMES`.
 macro_rules! names {
     ($(#[$meta:meta])* pub enum $Name:ident { $($(#[$variant_meta:meta])* $Variant:ident = $name:literal,)+ }) => {

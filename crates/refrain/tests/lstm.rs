@@ -13,18 +13,9 @@ use refrain::nn::fused::composed;
 use refrain::nn::{Initializer, Lstm, LstmConfig, LstmState};
 use support::{Golden, assert_close, values};
 
-/// `[batch_size, seq_len, input_size, hidden_size]`: ones, primes, one past a vector, nothing at all.
-const SIZES: [[usize; 4]; 9] = [
-    [1, 1, 1, 1],
-    [2, 3, 5, 7],
-    [3, 13, 17, 33],
-    [5, 2, 31, 16],
-    [7, 4, 3, 65],
-    [1, 29, 2, 19],
-    [67, 3, 4, 5],
-    [2, 0, 3, 4],
-    [0, 3, 2, 4],
-];
+/// `[batch_size, seq_len, input_size, hidden_size]`: ones, primes, one past a vector.
+const SIZES: [[usize; 4]; 7] =
+    [[1, 1, 1, 1], [2, 3, 5, 7], [3, 13, 17, 33], [5, 2, 31, 16], [7, 4, 3, 65], [1, 29, 2, 19], [67, 3, 4, 5]];
 
 /// The engine is the process's: tests that change it take turns.
 static ENGINE: Mutex<()> = Mutex::new(());
@@ -183,7 +174,10 @@ fn outputs_and_gradients_are_pytorchs() {
             let case = Case::golden(&golden, &name, &Device::flex().autodiff());
             for (part, found) in case.run(Case::fused) {
                 let key = format!("{name}.{part}");
-                assert_close(&format!("{isa} {key}"), &found, golden.values(&key), 1e-5);
+                // Case 5 saturates its gates with weights twenty times as large, which makes it ill-conditioned:
+                // PyTorch itself, in f32, is 3.1e-5 from the exact answer there and below 6e-7 everywhere else.
+                let tolerance = if name == "case5" { 1e-4 } else { 1e-5 };
+                assert_close(&format!("{isa} {key}"), &found, golden.values(&key), tolerance);
             }
         }
     });
@@ -248,6 +242,29 @@ fn gradients_are_finite_differences() {
         let found = f64::from(gradient("d_cell_state")[index]);
         assert!((difference - found).abs() < 2e-3, "cell_state[{index}]: {difference} against {found}");
     }
+}
+
+#[test]
+fn an_empty_sequence_hands_its_state_through() {
+    let case = Case::random([2, 0, 3, 4], &Device::flex().autodiff());
+    let results: std::collections::BTreeMap<_, _> = case.run(Case::fused).into_iter().collect();
+    assert_eq!(results["output"], []);
+    assert_eq!(results["last_hidden"], values(case.state.hidden.clone().inner()));
+    assert_eq!(results["last_cell_state"], values(case.state.cell_state.clone().inner()));
+    assert_eq!(results["d_hidden"], values(case.grad_hidden.clone().inner()));
+    assert_eq!(results["d_cell_state"], values(case.grad_cell_state.clone().inner()));
+    for name in ["d_weight_ih", "d_weight_hh", "d_bias"] {
+        assert!(results[name].iter().all(|&value| value == 0.0), "{name}");
+    }
+}
+
+#[test]
+fn an_empty_batch_gives_empty_outputs_and_no_gradient() {
+    let case = Case::random([0, 3, 2, 4], &Device::flex());
+    let (output, state) = case.fused();
+    assert_eq!(output.dims(), [0, 3, 4]);
+    assert_eq!(state.hidden.dims(), [0, 4]);
+    assert_eq!(state.cell_state.dims(), [0, 4]);
 }
 
 #[test]

@@ -4,14 +4,15 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use refrain::data::DataError;
+use refrain::files::FileError;
 use refrain::tasks::score_stream;
-use refrain::text::{Encoding, Vocabulary, decode};
+use refrain::text::{Encoding, TextError, Vocabulary, decode};
 use refrain::train::TrainError;
 use serde_json::json;
 
 use crate::console::{Console, grouped};
 use crate::engine::EngineArgs;
+use crate::failure::Usage;
 use crate::{model, output};
 
 /// Score a text: loss, perplexity, bits per character and per byte
@@ -34,19 +35,19 @@ pub(crate) struct Args {
     engine: EngineArgs,
 }
 
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let engine = args.engine.install()?;
     let trained = model::load(&args.model)?;
-    let name = args.text.display().to_string();
-    let bytes = if name == "-" {
+    let (name, bytes) = if args.text.as_os_str() == "-" {
         let mut bytes = Vec::new();
         std::io::stdin().read_to_end(&mut bytes).context("cannot read the text from stdin")?;
-        bytes
+        ("stdin".to_owned(), bytes)
     } else {
-        std::fs::read(&args.text)
-            .map_err(|reason| TrainError::from(refrain::files::FileError::new("read", &args.text, reason)))?
+        let bytes = std::fs::read(&args.text);
+        let bytes = bytes.map_err(|reason| TrainError::from(FileError::new("read", &args.text, reason)))?;
+        (args.text.display().to_string(), bytes)
     };
-    let decoded = decode(&bytes, args.encoding).map_err(|error| DataError::Encoding { path: name.clone(), error })?;
+    let decoded = decode(&bytes, args.encoding).map_err(|error| undecodable(&name, &error, args.encoding))?;
     let mut console = Console::new();
     console.line(&format!("{name}: {} ({}); {engine}", decoded.encoding, decoded.reason));
     let chars = decoded.text.chars().count();
@@ -54,7 +55,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         console.passing(&format!("{} of {} characters", grouped(done), grouped(chars as u64)));
     });
     console.clear();
-    let score = score?;
+    let score = score.with_context(|| name.clone())?;
     let unknown = trained.vocabulary.encode(&decoded.text).iter().filter(|&&id| id == Vocabulary::UNKNOWN).count();
     if args.json {
         return output::json(&json!({
@@ -90,4 +91,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         writeln!(report, "unknown         {} characters ({percent:.2} %), scored as <unk>", grouped(unknown as u64))?;
     }
     output::write(report.as_bytes())
+}
+
+/// What is wrong with the bytes; the hint of the library is for recipes, which this command has none of.
+fn undecodable(name: &str, error: &TextError, forced: Option<Encoding>) -> anyhow::Error {
+    let hint = match (error, forced) {
+        (TextError::Utf32, _) => error.hint().unwrap_or_default(),
+        (_, Some(_)) => "leave --encoding out to have it detected, or repair the file",
+        (_, None) => "repair the file, or name its encoding with --encoding",
+    };
+    Usage::error(format!("{name}: {error}"), hint)
 }

@@ -1,6 +1,7 @@
 //! `refrain generate`.
 
 use std::io::Read as _;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -9,6 +10,7 @@ use refrain::decode::{Generation, SampleConfig, Sampler};
 use refrain::text::Vocabulary;
 use serde_json::json;
 
+use crate::console::Console;
 use crate::engine::EngineArgs;
 use crate::failure::Usage;
 use crate::{model, output};
@@ -28,11 +30,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = SampleConfig::default().tokens)]
     tokens: usize,
     /// Below 1 safer, above 1 wilder; 0 always takes the likeliest token
-    #[arg(long, value_name = "F", default_value_t = SampleConfig::default().temperature, value_parser = temperature)]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = temperature)]
+    #[arg(default_value_t = SampleConfig::default().temperature)]
     temperature: f64,
     /// Draw among the K likeliest tokens only [default: among all]
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
-    top_k: Option<u64>,
+    #[arg(long, value_name = "K", value_parser = top_k)]
+    top_k: Option<NonZeroUsize>,
     /// The seed of the random draws
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -66,7 +69,11 @@ fn temperature(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+fn top_k(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "an integer of at least 1".to_owned())
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     args.engine.install()?;
     let trained = model::load(&args.run_or_model)?;
     let mut prompt = args.prompt.clone();
@@ -77,10 +84,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let prompt = known(prompt, &trained.vocabulary, args.unknown)?;
     let tokens = trained.vocabulary.encode(&prompt);
     if tokens.is_empty() {
-        return Err(Usage::new("the prompt is empty", "give at least one character, such as a new line"));
+        return Err(Usage::error("the prompt is empty", "give at least one character, such as a new line"));
     }
-    let top_k = args.top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX));
-    let sampler = Sampler { temperature: args.temperature, top_k };
+    let sampler = Sampler { temperature: args.temperature, top_k: args.top_k.map(NonZeroUsize::get) };
     for sample in 0..args.num {
         let generation = Generation::new(&trained.model, tokens.clone(), sampler, args.seed, sample).take(args.tokens);
         if args.json {
@@ -122,16 +128,16 @@ fn known(prompt: String, vocabulary: &Vocabulary, rule: Unknown) -> anyhow::Resu
     }
     let message = format!("the model does not know these characters of the prompt: {}", named.join(", "));
     match rule {
-        Unknown::Error => Err(Usage::new(
+        Unknown::Error => Err(Usage::error(
             message,
             "--unknown replace reads them as the unknown token, --unknown skip leaves them out",
         )),
         Unknown::Replace => {
-            eprintln!("note: {message}; each is read as the unknown token");
+            Console::new().line(&format!("note: {message}; each is read as the unknown token"));
             Ok(prompt)
         }
         Unknown::Skip => {
-            eprintln!("note: {message}; they are left out");
+            Console::new().line(&format!("note: {message}; they are left out"));
             Ok(prompt.chars().filter(|&ch| vocabulary.id(ch) != Vocabulary::UNKNOWN).collect())
         }
     }

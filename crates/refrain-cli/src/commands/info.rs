@@ -84,7 +84,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// The characters themselves, as many as a line holds.
 fn excerpt(characters: &str) -> String {
     const SHOWN: usize = 80;
-    let shown: String = characters.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let mut shown = String::new();
+    for ch in characters.chars().take(SHOWN) {
+        if ch.is_control() || ch == '\\' { shown.extend(ch.escape_debug()) } else { shown.push(ch) }
+    }
     let more = characters.chars().count().saturating_sub(SHOWN);
     if more == 0 { shown } else { format!("{shown} … and {} more", grouped(more as u64)) }
 }

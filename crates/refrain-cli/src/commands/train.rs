@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use anyhow::Context as _;
 use refrain::data::BUILTIN_PREFIX;
+use refrain::files::FileError;
 use refrain::tasks::LanguageModelData;
 use refrain::train::{
     BEST, BUILT_IN, EvalRecord, Finish, Observer, Outcome, Recipe, RunFolder, Stop, TrainError, TrainRecord, Trainer,
@@ -50,8 +50,8 @@ pub(crate) struct Args {
     engine: EngineArgs,
 }
 
-pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Some(folder) = args.resume.clone() else {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Some(folder) = &args.resume else {
         let recipe = resolve(args.source.as_deref(), &args.set)?;
         if args.dump_config {
             output::write(recipe.to_toml().as_bytes())?;
@@ -102,11 +102,10 @@ fn resolve(source: Option<&Path>, set: &[String]) -> anyhow::Result<Recipe> {
         Some(path) if path.extension().is_some_and(|extension| extension == "toml") => read_recipe(path, set),
         Some(path) => {
             // Before anything else: a mistyped name is the likeliest mistake.
-            std::fs::metadata(path)
-                .map_err(|reason| TrainError::from(refrain::files::FileError::new("read", path, reason)))?;
+            std::fs::metadata(path).map_err(|reason| TrainError::from(FileError::new("read", path, reason)))?;
             let path = path
                 .to_str()
-                .ok_or_else(|| Usage::new(format!("{}: the name is not UTF-8", path.display()), "rename the file"))?;
+                .ok_or_else(|| Usage::error(format!("{}: the name is not UTF-8", path.display()), "rename the file"))?;
             let text = format!("data.train={}", toml_string(path));
             let set: Vec<String> = std::iter::once(text).chain(set.iter().cloned()).collect();
             Ok(Recipe::with_overrides(BUILT_IN, BUILT_IN_NAME, &set)?)
@@ -116,8 +115,13 @@ fn resolve(source: Option<&Path>, set: &[String]) -> anyhow::Result<Recipe> {
 }
 
 fn read_recipe(path: &Path, set: &[String]) -> anyhow::Result<Recipe> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the recipe {}", path.display()))?;
-    Ok(Recipe::with_overrides(&text, &path.display().to_string(), set)?)
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|reason| TrainError::from(FileError::new("read", path, reason)))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        Usage::error(format!("{name}: a recipe is UTF-8, this is not at byte offset {offset}"), "save it as UTF-8")
+    })?;
+    Ok(Recipe::with_overrides(&text, &name, set)?)
 }
 
 /// The name that a run of these arguments goes by.

@@ -17,8 +17,10 @@ use crate::text::{Decoded, Encoding, decode};
 pub const BUILTIN_PREFIX: &str = "builtin:";
 
 /// The texts that come with the program.
-const BUILTINS: &[(&str, &str)] =
-    &[("shakespeare", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/shakespeare.txt")))];
+const BUILTINS: &[(&str, &str)] = &[
+    ("shakespeare", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/shakespeare.txt"))),
+    ("tang", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/tang.txt"))),
+];
 
 /// `[data]`: where the text comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -299,7 +301,7 @@ mod tests {
             (
                 "builtin:hamlet",
                 "there is no built-in text `hamlet` (`data.train`)".into(),
-                Some("there is `builtin:shakespeare`".into()),
+                Some("there is `builtin:shakespeare`, `builtin:tang`".into()),
             ),
         ] {
             let error = Corpus::load(&config(name), folder.path()).unwrap_err();

@@ -133,7 +133,7 @@ impl DataError {
                 available,
                 batch_size,
                 seq_len,
-                hint: "lower `train.eval-batch-size` or `train.seq-len`, or raise `data.valid-fraction`",
+                hint: "name a longer text in `data.valid`, or raise `data.valid-fraction`",
             },
             other => other,
         }

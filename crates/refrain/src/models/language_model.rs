@@ -29,6 +29,28 @@ impl LanguageModelConfig {
             output_dropout: self.output_dropout,
         }
     }
+
+    /// The path and shape of every parameter of a model that [`init`](Self::init) would make, before memory is spent on
+    /// one. The sizes may be any that a file claims.
+    pub(crate) fn shapes(&self, vocab_size: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let Self { embedding_size, hidden_size, .. } = *self;
+        let gates = hidden_size.saturating_mul(4);
+        let layers = (0..self.num_layers).flat_map(move |layer| {
+            let input_size = if layer == 0 { embedding_size } else { hidden_size };
+            let name = move |name: &str| format!("lstm.layers.{layer}.{name}");
+            [
+                (name("weight_ih"), vec![gates, input_size]),
+                (name("weight_hh"), vec![gates, hidden_size]),
+                (name("bias"), vec![gates]),
+            ]
+        });
+        let outer = [
+            ("embedding.weight".to_owned(), vec![vocab_size, embedding_size]),
+            ("head.weight".to_owned(), vec![vocab_size, hidden_size]),
+            ("head.bias".to_owned(), vec![vocab_size]),
+        ];
+        outer.into_iter().chain(layers)
+    }
 }
 
 /// A language model: from the tokens so far, the distribution of the next.
@@ -172,14 +194,34 @@ impl ModuleMapper for Writer<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.val().dims();
         match self.artefact.get(&self.path.join("."), &shape) {
-            Ok(found) => {
-                let device = param.val().device();
-                param.map(|_| Tensor::from_data(TensorData::new(found.values.clone(), shape), &device))
-            }
+            Ok(found) => param.map(|tensor| {
+                let data = TensorData::new(found.values.clone(), shape);
+                Tensor::from_data(data, &tensor.device()).set_require_grad(tensor.is_require_grad())
+            }),
             Err(error) => {
                 self.error.get_or_insert(error);
                 param
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shapes_are_those_of_the_model() {
+        let config = LanguageModelConfig { embedding_size: 3, hidden_size: 5, num_layers: 3, ..Default::default() };
+        let mut model: Vec<(String, Vec<usize>)> = config
+            .init(7, 1, &Device::flex())
+            .to_tensors()
+            .into_iter()
+            .map(|tensor| (tensor.name, tensor.shape))
+            .collect();
+        let mut shapes: Vec<_> = config.shapes(7).collect();
+        model.sort();
+        shapes.sort();
+        assert_eq!(shapes, model);
     }
 }

@@ -1,6 +1,6 @@
 //! A trained model as one file: weights, vocabulary, configuration and where it came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::artefact::{Artefact, ArtefactError};
 use super::config::LanguageModelConfig;
 use super::language_model::LanguageModel;
+use crate::setting;
 use crate::text::Vocabulary;
 
 /// The layout of the metadata; a reader refuses a later one.
@@ -94,9 +95,25 @@ impl TrainedModel {
             serde_json::from_str(field(PROVENANCE_KEY)?).map_err(|error| malformed(PROVENANCE_KEY, &error))?;
         let recipe = field(RECIPE_KEY)?.to_owned();
         artefact.require_finite()?;
+        check_fit(artefact, &config, vocabulary.len())?;
         // The seed is of no account: every parameter is replaced.
         let model = config.init(vocabulary.len(), 0, device).with_tensors(artefact)?;
         Ok(Self { model, config, vocabulary, recipe, provenance })
+    }
+}
+
+/// Checks that the file holds the model's parameters and no other, before memory is spent on what the file only claims.
+fn check_fit(artefact: &Artefact, config: &LanguageModelConfig, vocab_size: usize) -> Result<(), ArtefactError> {
+    let unusable = |why: String| artefact.bad_metadata(MODEL_KEY, format!("cannot be used: {why}"));
+    setting::check(config, LanguageModelConfig::SETTINGS).map_err(unusable)?;
+    let mut names = BTreeSet::new();
+    for (name, shape) in config.shapes(vocab_size) {
+        artefact.get(&name, &shape)?;
+        names.insert(name);
+    }
+    match artefact.tensors.iter().find(|tensor| !names.contains(&tensor.name)) {
+        Some(tensor) => Err(unusable(format!("it has no tensor `{}`, which the file holds", tensor.name))),
+        None => Ok(()),
     }
 }
 

@@ -88,8 +88,8 @@ impl TrainError {
             Self::OtherCorpus { .. } => Some("put the old text back, or start a new run with the new one".to_owned()),
             Self::Snapshot { .. } => None,
             Self::NotFinite(_) => Some(
-                "lower optimizer.learning-rate, lower train.clip-norm or lengthen schedule.warmup-steps; \
-                 the checkpoint in last/ is from before"
+                "lower optimizer.learning-rate, clip harder with train.clip-norm or lengthen schedule.warmup-steps; \
+                 a checkpoint in last/ is from before"
                     .to_owned(),
             ),
         }

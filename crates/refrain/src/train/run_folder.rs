@@ -82,6 +82,7 @@ impl RunFolder {
         refuse_content(&path)?;
         let folder = Self::lock(path)?;
         refuse_content(&folder.path)?;
+        files::remove_leftovers(&folder.path)?;
         Ok(folder)
     }
 
@@ -225,10 +226,12 @@ fn named(holder: Option<u32>) -> String {
     holder.map_or_else(String::new, |pid| format!(", process {pid}"))
 }
 
-/// Refuses a folder that holds more than the lock file, which a run that was stopped at once leaves behind.
+/// Refuses a folder that holds more than a run leaves which was stopped before its configuration was written: the lock
+/// and a half-written file.
 fn refuse_content(path: &Path) -> Result<(), RunFolderError> {
     for entry in fs::read_dir(path).map_err(because("list", path))? {
-        if entry.map_err(because("list", path))?.file_name() != LOCK {
+        let name = entry.map_err(because("list", path))?.file_name();
+        if name != LOCK && !files::is_leftover(&name) {
             return Err(RunFolderError::NotEmpty { path: path.into() });
         }
     }
@@ -285,7 +288,9 @@ mod tests {
         let scratch = Scratch::new();
         drop(RunFolder::create(scratch.path()).expect("created"));
         assert_eq!(scratch.names(), [LOCK]);
+        fs::write(scratch.join(".refrain-1-0.tmp"), b"half").expect("written");
         RunFolder::create(scratch.path()).expect("created again");
+        assert_eq!(scratch.names(), [LOCK]);
     }
 
     #[test]

@@ -102,7 +102,8 @@ impl Learner {
         Ok(StepReport { total_nats, tokens: tokens as u64, gradient_norm })
     }
 
-    fn not_finite(&self, step: u64, what: &'static str, broken: Option<&str>) -> TrainError {
+    /// The error for step number `step` (counted from 0).
+    pub(crate) fn not_finite(&self, step: u64, what: &'static str, broken: Option<&str>) -> TrainError {
         let names: Vec<String> = self.model().to_tensors().into_iter().map(|tensor| tensor.name).collect();
         let surge = self.watch.first().map(|surge| (names[surge.parameter].clone(), surge.since + 1, surge.ratio));
         TrainError::NotFinite(NotFinite { what, step: step + 1, broken: broken.map(str::to_owned), surge })

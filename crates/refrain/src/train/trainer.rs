@@ -19,7 +19,7 @@ use super::step::{Learner, StepReport};
 use super::tensorboard::EventWriter;
 use crate::decode::{Generation, Sampler};
 use crate::files::write_atomic;
-use crate::models::{LanguageModel, Provenance, TrainedModel};
+use crate::models::{ArtefactError, LanguageModel, Provenance, TrainedModel};
 use crate::optim::{Optimizer, Schedule, ScheduleState};
 use crate::tasks::{LanguageModelData, score_windows};
 use crate::text::Vocabulary;
@@ -259,6 +259,9 @@ impl Trainer {
     fn evaluate(&mut self, seconds: f64, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let step = self.progress.step;
         let loss_nats = score_windows(&self.learner.model().valid(), &self.data.valid);
+        if !loss_nats.is_finite() {
+            return Err(self.learner.not_finite(step - 1, "validation loss", None));
+        }
         let record = EvalRecord {
             step,
             epoch: self.plan.epoch_after(step),
@@ -323,8 +326,13 @@ impl Trainer {
 
     fn save(&mut self) -> Result<(), TrainError> {
         self.progress.schedule = self.schedule.state().clone();
+        let model = self.trained_model(None);
+        if let Err(ArtefactError::NotFinite { name, .. }) = model.to_artefact().require_finite() {
+            // The last update broke it, which the next loss would show: what is in last/ is the last good state.
+            return Err(self.learner.not_finite(self.progress.step.saturating_sub(1), "updated weight", Some(&name)));
+        }
         let snapshot = Snapshot {
-            model: self.trained_model(None),
+            model,
             optimizer: self.learner.optimizer.slots().clone(),
             carry: self.learner.carry.clone(),
             progress: self.progress.clone(),
