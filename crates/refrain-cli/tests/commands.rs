@@ -513,7 +513,7 @@ fn info_shows_what_is_in_the_file() {
       lstm.layers.1.bias           76
       head.weight                  53 × 19
       head.bias                    53
-    vocabulary   53 tokens: <unk> and \n !\',-.:;?ABCEFHILMNORSTUVWYabcdefghijklmnoprstuvwyz
+    vocabulary   53 tokens: <unk> and \n !',-.:;?ABCEFHILMNORSTUVWYabcdefghijklmnoprstuvwyz
     trained # steps, # epochs, validation loss # nats
     corpus       SHA-256 6bdc408131f0768c7faa51058900eae3a7e0ba08aa17b8d2f2b3fb9339909473
     written by   refrain 0.1.0
@@ -542,7 +542,7 @@ fn a_score_names_what_it_was_divided_by_and_its_units_agree() {
     perplexity      # per token, over 2,499 tokens
     bits per char   #, over 2,499 characters
     bits per byte   #, over 2,500 bytes of UTF-8
-    unknown         # characters (0.04 %), scored as <unk>
+    unknown         1 characters (0.04 %), scored as <unk>
     ");
     assert_snapshot!(text(&output.stderr), @"text.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel)");
 

@@ -955,8 +955,14 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state() {
     };
     let error = error_of(&format!("train recipe.toml --run-dir run {diverging}"));
     let (before, after) = error.split_once(" times its running mean").unwrap_or_else(|| panic!("{error}"));
-    assert_snapshot!(before.trim_end_matches(|ch: char| ch.is_ascii_digit()), @"");
-    assert_snapshot!(after, @"");
+    assert_snapshot!(before.trim_end_matches(|ch: char| ch.is_ascii_digit()), @"
+    exit status: 1
+    error: the gradient is not finite at step 2, in `embedding.weight`; the gradient of `head.weight` grew first:
+    ");
+    assert_snapshot!(after, @"
+     at step 2
+    hint: lower optimizer.learning-rate, clip harder with train.clip-norm or lengthen schedule.warmup-steps; a checkpoint in last/ is from before
+    ");
     assert!(!scratch.join("run/last").exists());
 
     // With a checkpoint after every step, the last good one is kept, and resuming comes to the same end.

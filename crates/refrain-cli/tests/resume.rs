@@ -412,6 +412,7 @@ fn a_full_disk_is_a_clear_error_and_leaves_the_checkpoints_as_they_were() {
     assert_snapshot!(log[error..], @"
 
     error: cannot write stopped/last.tmp/optimizer.safetensors: File too large
+    hint: a limit on the size of files is in force: see `ulimit -f`
     ");
     assert!(output.stdout.is_empty());
 
