@@ -355,9 +355,9 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
     forget-bias = 1.0
 
     [train]
-    batch-size = 64
+    batch-size = 32
     seq-len = 128
-    epochs = 20
+    epochs = 5
     max-steps = 0
     state = "carry"
     accumulate = 1
@@ -372,14 +372,15 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
 
     [optimizer]
     name = "adamw"
-    learning-rate = 0.002
+    learning-rate = 0.004
     betas = [0.9, 0.99]
     epsilon = 1e-8
     weight-decay = 0.01
 
     [schedule]
-    name = "constant"
-    warmup-steps = 0
+    name = "cosine"
+    warmup-steps = 50
+    min-factor = 0.02
 
     [sample]
     prompt = "\n"
@@ -392,7 +393,7 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
 
     let changed = scratch.succeed(
         "train dumped.toml --dump-config --set model.hidden-size=32 --set optimizer.name=sgd --set optimizer.momentum=0.9 \
-         --set schedule.name=cosine --set data.train=a.txt --set sample.prompt=ROMEO: --set data.encoding=utf-16le",
+         --set schedule.name=inverse-square-root --set data.train=a.txt --set sample.prompt=ROMEO: --set data.encoding=utf-16le",
     );
     scratch.write("changed.toml", &changed);
     assert_eq!(scratch.succeed("train changed.toml --dump-config"), changed);
@@ -408,8 +409,8 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
     momentum = 0.9
     nesterov = false
     weight-decay = 0.0
-    name = "cosine"
-    min-factor = 0.0
+    name = "inverse-square-root"
+    warmup-steps = 0
     prompt = "ROMEO:"
     "#);
 }

@@ -70,7 +70,7 @@ fn a_corpus_that_is_too_short_says_how_many_characters_are_needed() {
     assert_snapshot!(scratch.transcript("train short.txt"), @"
     exit status: 1
     [stderr]
-    error: the training text has 900 characters, at least 8193 are needed: batch size × sequence length + 1 = 64 × 128 + 1
+    error: the training text has 900 characters, at least 4097 are needed: batch size × sequence length + 1 = 32 × 128 + 1
     hint: lower `train.batch-size` or `train.seq-len`, or train on a longer text
     ");
     // 900 characters to train on are 9 × 100 − 0; one more is needed.

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(error.hint(), Some("lower `train.batch-size` or `train.seq-len`, or train on a longer text"));
         let error = error.of_validation();
         assert!(error.to_string().starts_with("the validation text has 8192 characters"));
-        assert!(error.hint().unwrap().contains("train.eval-batch-size"));
+        assert!(error.hint().unwrap().contains("data.valid-fraction"));
     }
 
     #[test]

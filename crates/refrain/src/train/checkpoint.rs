@@ -163,6 +163,9 @@ impl CheckpointStore {
                 Found::Damaged(fault) => faults.push((name, fault)),
                 Found::Whole(files) => {
                     let notes = if name == LAST { Vec::new() } else { self.recover(name, &faults) };
+                    if name == LAST || name == STAGED {
+                        self.tidy();
+                    }
                     let source = match name {
                         LAST | STAGED => CheckpointSource::Last,
                         _ => CheckpointSource::Previous,
@@ -242,6 +245,17 @@ impl CheckpointStore {
             notes.push(format!("using the checkpoint before it, {used}"));
         }
         notes
+    }
+
+    /// Ends a save that was cut off after `last` was in its place: no other save may follow in this run.
+    fn tidy(&self) {
+        let (previous, retired) = (self.dir.join(PREVIOUS), self.dir.join(RETIRED));
+        // What cannot be moved or removed now is seen to by the next save.
+        if exists(&retired) && !exists(&previous) {
+            let _ = fs::rename(&retired, &previous);
+        }
+        let _ = files::remove_if_present(&retired);
+        let _ = files::remove_if_present(&self.dir.join(STAGED));
     }
 
     fn set_aside(&self) -> Result<String, FileError> {

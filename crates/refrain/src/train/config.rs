@@ -63,7 +63,7 @@ impl Default for TrainConfig {
             batch_size: 64,
             // char-rnn's 50, raised: the fused layers make longer windows cheap
             seq_len: 128,
-            // where the built-in model stops improving on the bundled text
+            // enough for a text of a megabyte; a recipe sets its own
             epochs: 20,
             max_steps: None,
             // char-rnn, train.lua

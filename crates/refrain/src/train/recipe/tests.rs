@@ -36,8 +36,8 @@ fn printed(result: Result<Recipe, RecipeError>) -> String {
 }
 
 #[test]
-fn the_built_in_recipe_is_written_in_full() {
-    let text = Recipe::built_in().to_toml();
+fn a_recipe_is_written_in_full() {
+    let text = Recipe::default().to_toml();
     assert_eq!(
         text,
         r#"task = "language-model"
@@ -417,7 +417,7 @@ fn a_recipe_made_in_code_is_checked_too() {
 
 #[test]
 fn a_difference_names_key_and_both_values() {
-    let run = Recipe::built_in();
+    let run = Recipe::default();
     assert_eq!(run.difference(&run), Vec::<String>::new());
     let mut recipe = run.clone();
     recipe.model.hidden_size = 512;
