@@ -12,7 +12,7 @@ struct OneParameter {
     weight: Param<Tensor<1>>,
 }
 
-fn follow(name: &str, config: OptimizerConfig) {
+fn follow(name: &str, config: &OptimizerConfig) {
     let golden = Golden::read("optim");
     let mut model = OneParameter { weight: Param::from_tensor(golden.tensor("parameter", &Device::flex().autodiff())) };
     let mut optimizer = Optimizer::new(config.clone());
@@ -33,25 +33,25 @@ fn follow(name: &str, config: OptimizerConfig) {
 #[test]
 fn adam_is_pytorchs() {
     let config = OptimizerConfig { betas: [0.9, 0.99], weight_decay: 0.01, ..OptimizerConfig::of(OptimizerKind::Adam) };
-    follow("adam", OptimizerConfig { learning_rate: 0.002, ..config });
+    follow("adam", &OptimizerConfig { learning_rate: 0.002, ..config });
 }
 
 #[test]
 fn adamw_is_pytorchs() {
     let config =
         OptimizerConfig { betas: [0.9, 0.99], weight_decay: 0.01, ..OptimizerConfig::of(OptimizerKind::Adamw) };
-    follow("adamw", OptimizerConfig { learning_rate: 0.002, ..config });
+    follow("adamw", &OptimizerConfig { learning_rate: 0.002, ..config });
 }
 
 #[test]
 fn rmsprop_is_pytorchs() {
     let config = OptimizerConfig { alpha: 0.95, ..OptimizerConfig::of(OptimizerKind::Rmsprop) };
-    follow("rmsprop", OptimizerConfig { learning_rate: 0.002, ..config });
+    follow("rmsprop", &OptimizerConfig { learning_rate: 0.002, ..config });
 }
 
 #[test]
 fn sgd_with_momentum_is_pytorchs() {
     let config = OptimizerConfig { momentum: 0.9, learning_rate: 0.1, ..OptimizerConfig::of(OptimizerKind::Sgd) };
-    follow("sgd_momentum", config.clone());
-    follow("sgd_nesterov", OptimizerConfig { nesterov: true, ..config });
+    follow("sgd_momentum", &config);
+    follow("sgd_nesterov", &OptimizerConfig { nesterov: true, ..config });
 }

@@ -23,7 +23,9 @@ impl Sampler {
             }
         }
         if self.temperature > 0.0 {
-            scores.iter_mut().for_each(|score| *score /= self.temperature);
+            for score in &mut scores {
+                *score /= self.temperature;
+            }
             keep_top(&mut scores, self.top_k.unwrap_or(usize::MAX));
         } else {
             keep_top(&mut scores, 1);
@@ -66,9 +68,13 @@ fn keep_top(scores: &mut [f64], count: usize) {
 
 fn softmax(scores: &mut [f64]) {
     let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    scores.iter_mut().for_each(|score| *score = (*score - highest).exp());
+    for score in scores.iter_mut() {
+        *score = (*score - highest).exp();
+    }
     let sum: f64 = scores.iter().sum();
-    scores.iter_mut().for_each(|score| *score /= sum);
+    for score in scores.iter_mut() {
+        *score /= sum;
+    }
 }
 
 #[cfg(test)]

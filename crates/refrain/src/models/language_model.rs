@@ -119,6 +119,9 @@ impl LanguageModel {
     ///
     /// # Shapes
     /// - `tokens`: `[batch_size, seq_len]`, `seq_len ≥ 1`
+    ///
+    /// # Panics
+    /// If the model has no layer.
     pub fn next_logits(
         &self,
         tokens: Tensor<2, Int>,

@@ -80,7 +80,9 @@ fn orthogonal(random: &mut Random, size: usize) -> Vec<f32> {
         let length = dot(&row, &row).sqrt();
         // A draw that lies in the span of the rows before it has no direction left; draw another.
         if length > 1e-6 {
-            row.iter_mut().for_each(|value| *value /= length);
+            for value in &mut row {
+                *value /= length;
+            }
             rows.push(row);
         }
     }

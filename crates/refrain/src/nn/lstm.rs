@@ -89,6 +89,9 @@ impl Lstm {
     /// # Shapes
     /// - `input`: `[batch_size, seq_len, input_size]`, `seq_len` 0 allowed
     /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step
+    ///
+    /// # Panics
+    /// If the input or the state does not fit the weights.
     pub fn forward(&self, input: Tensor<3>, state: Option<LstmState>) -> (Tensor<3>, LstmState) {
         let [batch_size, seq_len, input_size] = input.dims();
         let [_, hidden_size] = self.weight_hh.dims();

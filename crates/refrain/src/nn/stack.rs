@@ -44,6 +44,9 @@ impl LstmStack {
     /// # Shapes
     /// - `input`: `[batch_size, seq_len, input_size]`
     /// - output: `[batch_size, seq_len, hidden_size]`
+    ///
+    /// # Panics
+    /// If the state is not of as many layers, or a shape does not fit.
     pub fn forward(
         &self,
         input: Tensor<3>,

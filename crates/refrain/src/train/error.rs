@@ -76,10 +76,10 @@ impl TrainError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Recipe(error) => error.hint().map(str::to_owned),
-            Self::Data(error) => error.hint().map(|hint| hint.to_string()),
+            Self::Data(error) => error.hint().map(str::to_owned),
             Self::RunFolder(error) => error.hint(),
             Self::Checkpoint(error) => error.hint(),
-            Self::Artefact(error) => error.hint().map(|hint| hint.to_string()),
+            Self::Artefact(error) => error.hint(),
             Self::File(error) => error.hint(),
             Self::OtherRecipe { run, .. } => Some(format!(
                 "resume with `--resume {}` alone, or start a new run with the new settings",
