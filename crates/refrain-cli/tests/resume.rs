@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use insta::assert_snapshot;
 use support::{Scratch, assert_same_outcome, copy_folder, names, text, transcript};
@@ -39,6 +39,7 @@ struct Sitting<'a> {
     run: &'a str,
     child: Child,
     begun: Instant,
+    begun_at: SystemTime,
 }
 
 impl<'a> Sitting<'a> {
@@ -49,13 +50,20 @@ impl<'a> Sitting<'a> {
         } else {
             format!("train recipe.toml --run-dir {run} {more}")
         };
+        let begun_at = SystemTime::now();
         let log = File::create(scratch.join("stderr")).expect("the temporary folder can be written");
         let child = scratch.refrain(&command).stdout(Stdio::piped()).stderr(log).spawn().expect("the command starts");
-        Self { scratch, run, child, begun: Instant::now() }
+        Self { scratch, run, child, begun: Instant::now(), begun_at }
     }
 
     fn stderr(&self) -> String {
         text(&self.scratch.read("stderr"))
+    }
+
+    /// Whether there is a checkpoint in the making, other than one that an earlier kill cut off.
+    fn is_saving(&self) -> bool {
+        let staged = fs::metadata(self.scratch.join(self.run).join("last.tmp"));
+        staged.and_then(|staged| staged.modified()).is_ok_and(|modified| modified > self.begun_at)
     }
 
     /// Waits for the moment; `false` if the trainer ended before.
@@ -67,7 +75,7 @@ impl<'a> Sitting<'a> {
                 Moment::Started(delay) => (true, delay),
                 Moment::Progress(count, delay) => (reports(&self.stderr(), " loss ") >= count, delay),
                 Moment::Evaluated(count, delay) => (reports(&self.stderr(), " valid ") >= count, delay),
-                Moment::Saving(delay) => (self.scratch.join(self.run).join("last.tmp").exists(), delay),
+                Moment::Saving(delay) => (self.is_saving(), delay),
             };
             if come {
                 sleep(delay);

@@ -314,3 +314,26 @@ fn any_number_of_threads_gives_the_same_bytes() {
         }
     }
 }
+
+#[test]
+fn a_short_prompt_is_its_tokens_one_after_another() {
+    let device = Device::flex();
+    for (input_size, hidden_size) in [(128, 256), (9, 33)] {
+        let layer = LstmConfig::new(input_size, hidden_size).init(&mut Initializer::new(1, &device));
+        for seq_len in [2, 3, 6, 8, 9, 15] {
+            let input: Tensor<3> = numbers([1, seq_len, input_size], 1, &device);
+            let (whole, whole_state) = layer.forward(input.clone(), None);
+            let (mut state, mut outputs) = (None, Vec::new());
+            for step in 0..seq_len {
+                let (output, next) = layer.forward(input.clone().narrow(1, step, 1), state);
+                outputs.push(output);
+                state = Some(next);
+            }
+            let state = state.expect("at least one step");
+            let what = format!("{hidden_size} units, {seq_len} steps");
+            assert_close(&what, &values(whole), &values(Tensor::cat(outputs, 1)), 1e-5);
+            assert_close(&what, &values(whole_state.hidden), &values(state.hidden), 1e-5);
+            assert_close(&what, &values(whole_state.cell_state), &values(state.cell_state), 1e-5);
+        }
+    }
+}
