@@ -85,9 +85,16 @@ fn forward_and_backward_match_plain_loops() {
 #[test]
 fn long_sequences_and_many_blocks_match_plain_loops() {
     let engines = engines(2);
-    for (b, t, i, h) in
-        [(3, 200, 4, 20), (1, 40, 1, 16), (30, 20, 40, 130), (4, 1, 33, 70), (12, 1, 9, 37), (40, 1, 9, 37)]
-    {
+    for (b, t, i, h) in [
+        (1, 6, 128, 256),
+        (2, 4, 61, 250),
+        (3, 200, 4, 20),
+        (1, 40, 1, 16),
+        (30, 20, 40, 130),
+        (4, 1, 33, 70),
+        (12, 1, 9, 37),
+        (40, 1, 9, 37),
+    ] {
         check(&engines, &Problem::new(b, t, i, h));
     }
 }

@@ -6,14 +6,16 @@ use crate::engine::Engine;
 use crate::row_dot::{MAX_INPUT_ROWS, RowDot};
 use crate::shared::SharedSlice;
 
-/// Up to so many rows of a single step, packing the weights costs more than it saves: they would be used only once.
-const ROWS: usize = 32;
+/// Up to so many rows, packing the weights costs more than it saves.
+const ROWS: usize = 8;
+/// The same for a single step, whose packed weights would be used only once.
+const ROWS_OF_ONE_STEP: usize = 32;
 /// Units per block.
 const UNITS: usize = 16;
 
 /// Whether this path beats the packed one.
 pub(super) fn is_better(shape: LstmShape) -> bool {
-    shape.seq_len == 1 && shape.rows() <= ROWS
+    shape.rows() <= if shape.seq_len == 1 { ROWS_OF_ONE_STEP } else { ROWS }
 }
 
 /// The forward pass. `gates` is written only together with `cell_states`, which is empty when no trace is wanted.
