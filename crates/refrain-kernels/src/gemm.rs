@@ -12,7 +12,7 @@ use crate::pool::Member;
 use crate::prefetch::prefetch_run;
 use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS};
 use crate::shared::SharedSlice;
-use crate::tile::{LeftRows, ProductTile, RightPanel, TileStart, vectors_for};
+use crate::tile::{Left, LeftColumns, LeftRows, ProductTile, RightPanel, TileStart, vectors_for};
 
 /// Terms per block: a panel of them fills a part of the second cache.
 const K_BLOCK: usize = 512;
@@ -63,6 +63,16 @@ impl<'a> MatRef<'a> {
     /// Whether rows, rather than columns, are contiguous.
     pub(crate) fn has_contiguous_rows(&self) -> bool {
         self.col_stride == 1
+    }
+
+    /// The matrix from an element on, as the left factor of tiles.
+    fn left(&self, row: usize, col: usize) -> Left {
+        let data = self.data[row * self.row_stride + col * self.col_stride..].as_ptr();
+        if self.has_contiguous_rows() {
+            Left::Rows(LeftRows { data, row_stride: self.row_stride })
+        } else {
+            Left::Columns(LeftColumns { data, k_stride: self.col_stride })
+        }
     }
 
     /// Contiguous part `range` of row `row`.
@@ -340,15 +350,15 @@ impl Block<'_> {
     /// Computes a member's share: units of a chunk of rows and a panel, chunk by chunk.
     fn compute(&self, member: Member) {
         let tile_rows = self.engine.arch().rows();
-        let chunk_rows = chunk_rows(self.a.rows, tile_rows, self.panels.count(), member.count);
-        let units = self.a.rows.div_ceil(chunk_rows) * self.panels.count();
+        let chunks = Chunks::new(self.a.rows, tile_rows, self.panels.count(), member.count);
+        let units = chunks.count * self.panels.count();
         let direct = self.a.has_contiguous_rows();
-        let mut left =
-            (!direct).then(|| self.engine.scratch(chunk_rows.next_multiple_of(tile_rows) * self.terms.len()));
+        let mut left = (!direct).then(|| self.engine.scratch(chunks.most_rows() * self.terms.len()));
         let mut packed_chunk = None;
         for unit in member.share(units) {
             let (chunk, panel) = (unit / self.panels.count(), unit % self.panels.count());
-            let rows = chunk * chunk_rows..((chunk + 1) * chunk_rows).min(self.a.rows);
+            let rows = chunks.rows(chunk);
+            let next_rows = if chunk + 1 < chunks.count { chunks.rows(chunk + 1) } else { 0..0 };
             if let Some(left) = &mut left
                 && packed_chunk != Some(chunk)
             {
@@ -357,18 +367,13 @@ impl Block<'_> {
             }
             let chunk_tiles = rows.len().div_ceil(tile_rows) * self.panels.count();
             for (block, row) in rows.clone().step_by(tile_rows).enumerate() {
-                self.prefetch_left(rows.end, chunk_rows, panel * rows.len().div_ceil(tile_rows) + block, chunk_tiles);
+                self.prefetch_left(&next_rows, panel * rows.len().div_ceil(tile_rows) + block, chunk_tiles);
                 let left = match &left {
-                    None => LeftRows {
-                        data: self.a.data[row * self.a.row_stride + self.terms.start..].as_ptr(),
-                        row_stride: self.a.row_stride,
-                        k_stride: 1,
-                    },
-                    Some(left) => LeftRows {
+                    None => self.a.left(row, self.terms.start),
+                    Some(left) => Left::Columns(LeftColumns {
                         data: left[(row - rows.start) * self.terms.len()..].as_ptr(),
-                        row_stride: 1,
                         k_stride: tile_rows,
-                    },
+                    }),
                 };
                 self.tile(left, row..(row + tile_rows).min(rows.end), panel);
             }
@@ -390,10 +395,9 @@ impl Block<'_> {
         }
     }
 
-    /// Asks for a share of the chunk of the left factor that starts at `first_row`, while its predecessor is in work: rows
-    /// or columns in short runs are too many streams to be foreseen.
-    fn prefetch_left(&self, first_row: usize, chunk_rows: usize, tile: usize, tiles: usize) {
-        let rows = first_row..(first_row + chunk_rows).min(self.a.rows);
+    /// Asks for a share of the next chunk of the left factor, while its predecessor is in work: rows or columns in short
+    /// runs are too many streams to be foreseen.
+    fn prefetch_left(&self, rows: &Range<usize>, tile: usize, tiles: usize) {
         let runs = match (rows.is_empty(), self.a.has_contiguous_rows()) {
             (true, _) => return,
             (false, true) => rows.len(),
@@ -409,7 +413,7 @@ impl Block<'_> {
         }
     }
 
-    fn tile(&self, left: LeftRows, rows: Range<usize>, panel: usize) {
+    fn tile(&self, left: Left, rows: Range<usize>, panel: usize) {
         let cols = self.panels.cols(panel);
         let vectors = self.panels.vectors(panel);
         let start = match self.start {
@@ -437,11 +441,40 @@ impl Block<'_> {
     }
 }
 
-/// Rows per chunk: as many as the cache takes, but so few that every member gets some units.
-fn chunk_rows(rows: usize, tile_rows: usize, panels: usize, members: usize) -> usize {
-    let row_blocks = rows.div_ceil(tile_rows);
-    let chunks_wanted = if members == 1 { 1 } else { (8 * members).div_ceil(panels) };
-    row_blocks.div_ceil(chunks_wanted).clamp(1, ROW_CHUNK / tile_rows) * tile_rows
+/// How the rows of the left factor are cut: chunks of whole tiles, as even as they go.
+#[derive(Clone, Copy)]
+struct Chunks {
+    rows: usize,
+    tile_rows: usize,
+    count: usize,
+}
+
+impl Chunks {
+    /// As few chunks as the cache allows, but so many that every member gets some units; of several, the same number for
+    /// each member, who then packs none that another packs too.
+    fn new(rows: usize, tile_rows: usize, panels: usize, members: usize) -> Self {
+        let row_blocks = rows.div_ceil(tile_rows);
+        let for_members = if members == 1 { 1 } else { (8 * members).div_ceil(panels) };
+        let count = match row_blocks.div_ceil(ROW_CHUNK / tile_rows).max(for_members) {
+            1 => 1,
+            several => several.next_multiple_of(members).min(row_blocks),
+        };
+        Self { rows, tile_rows, count }
+    }
+
+    fn row_blocks(self) -> usize {
+        self.rows.div_ceil(self.tile_rows)
+    }
+
+    fn rows(self, chunk: usize) -> Range<usize> {
+        let start = |chunk: usize| (self.row_blocks() * chunk / self.count * self.tile_rows).min(self.rows);
+        start(chunk)..start(chunk + 1)
+    }
+
+    /// Rows of the largest chunk, in whole tiles.
+    fn most_rows(self) -> usize {
+        self.row_blocks().div_ceil(self.count) * self.tile_rows
+    }
 }
 
 /// A product of one row of tiles: each panel would be used once, so the right factor is read in place.
@@ -469,7 +502,7 @@ fn unpacked_product(engine: &Engine, a: MatRef, b: MatRef, start: Start, out: Ou
             };
             let tile = ProductTile {
                 k_len: b.rows,
-                left: LeftRows { data: a.data.as_ptr(), row_stride: a.row_stride, k_stride: a.col_stride },
+                left: a.left(0, 0),
                 right,
                 rows: a.rows,
                 vectors,

@@ -1,14 +1,85 @@
 //! The micro-kernel: one tile of a product, held in registers.
 
+use std::hint::black_box;
+
 use crate::arch::{Arch, Kernel, MAX_ROWS, MAX_WIDTH, MulAdd};
 use crate::prefetch::prefetch_run;
 
-/// The left factor of a tile: element (row, k) lies at `row * row_stride + k * k_stride`.
+/// A left factor whose terms lie side by side: element (row, k) at `row * row_stride + k`.
 #[derive(Clone, Copy)]
 pub(crate) struct LeftRows {
     pub(crate) data: *const f32,
     pub(crate) row_stride: usize,
+}
+
+/// A left factor whose rows lie side by side: element (row, k) at `row + k * k_stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct LeftColumns {
+    pub(crate) data: *const f32,
     pub(crate) k_stride: usize,
+}
+
+/// A left factor in either layout.
+#[derive(Clone, Copy)]
+pub(crate) enum Left {
+    Rows(LeftRows),
+    Columns(LeftColumns),
+}
+
+/// A walk over the terms of a left factor. Each layout has its own, so that an address costs no instruction of its own.
+pub(crate) trait Walk: Copy {
+    /// The element of `row`, `ahead` terms from here.
+    fn at(&self, row: usize, ahead: usize) -> *const f32;
+
+    /// Goes on by `terms`, past the last one too, where the pointer is not followed.
+    fn advance(&mut self, terms: usize);
+}
+
+impl Walk for LeftColumns {
+    #[inline(always)]
+    fn at(&self, row: usize, ahead: usize) -> *const f32 {
+        self.data.wrapping_add(ahead * self.k_stride + row)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, terms: usize) {
+        self.data = self.data.wrapping_add(terms * self.k_stride);
+    }
+}
+
+/// The walk over [`LeftRows`].
+#[derive(Clone, Copy)]
+pub(crate) struct RowWalk {
+    data: *const f32,
+    /// 1, 3, 5 … times the distance of two rows: an address takes each of them times 1, 2, 4 or 8 for free.
+    odd_strides: [usize; MAX_ROWS / 2],
+}
+
+impl LeftRows {
+    #[inline(always)]
+    pub(crate) fn walk(self) -> RowWalk {
+        let stride = self.row_stride * size_of::<f32>();
+        // Left to itself the compiler sees the multiples and adds from row to row, on the ports of the multiply-adds.
+        let odd_strides = std::array::from_fn(|i| black_box(stride * (2 * i + 1)));
+        RowWalk { data: self.data, odd_strides }
+    }
+}
+
+impl Walk for RowWalk {
+    #[inline(always)]
+    fn at(&self, row: usize, ahead: usize) -> *const f32 {
+        let first = self.data.wrapping_add(ahead);
+        if row == 0 {
+            return first;
+        }
+        let twos = row.trailing_zeros();
+        first.wrapping_byte_add(self.odd_strides[(row >> twos) / 2] << twos)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, terms: usize) {
+        self.data = self.data.wrapping_add(terms);
+    }
 }
 
 /// The right factor of a tile: the columns of row k lie from `k * k_stride` on.
@@ -26,25 +97,24 @@ pub(crate) struct RightPanel {
 #[inline(always)]
 pub(crate) unsafe fn accumulate<const W: usize, const V: usize, const M: usize, O: MulAdd>(
     k_len: usize,
-    left: LeftRows,
+    mut left: impl Walk,
     right: RightPanel,
 ) -> [[[f32; W]; V]; M] {
     let mut sums = [[[0.0; W]; V]; M];
-    let mut a = left.data;
     let mut b = right.data;
     // Two terms per round: the loop's own instructions would take the place of multiply-adds.
     for _ in 0..k_len / 2 {
-        for _ in 0..2 {
+        for ahead in 0..2 {
             // SAFETY: within the bounds promised by the caller.
-            unsafe { add_term::<W, V, M, O>(&mut sums, a, left.row_stride, b) };
+            unsafe { add_term::<W, V, M, O>(&mut sums, left, ahead, b) };
             // Past the last term the pointers may leave their buffers, where they are not followed.
-            a = a.wrapping_add(left.k_stride);
             b = b.wrapping_add(right.k_stride);
         }
+        left.advance(2);
     }
     if k_len % 2 == 1 {
         // SAFETY: as above.
-        unsafe { add_term::<W, V, M, O>(&mut sums, a, left.row_stride, b) };
+        unsafe { add_term::<W, V, M, O>(&mut sums, left, 0, b) };
     }
     sums
 }
@@ -53,19 +123,19 @@ pub(crate) unsafe fn accumulate<const W: usize, const V: usize, const M: usize, 
 ///
 /// # Safety
 ///
-/// `a` must be readable for `M` rows and `b` for `V * W` columns.
+/// `left` must be readable for `M` rows, `ahead` terms from where it is, and `b` for `V * W` columns.
 #[inline(always)]
 unsafe fn add_term<const W: usize, const V: usize, const M: usize, O: MulAdd>(
     sums: &mut [[[f32; W]; V]; M],
-    a: *const f32,
-    row_stride: usize,
+    left: impl Walk,
+    ahead: usize,
     b: *const f32,
 ) {
     // SAFETY: within the bounds promised by the caller.
     let columns: [[f32; W]; V] = std::array::from_fn(|v| unsafe { b.add(v * W).cast::<[f32; W]>().read() });
     for (r, sums) in sums.iter_mut().enumerate() {
         // SAFETY: as above.
-        let x = unsafe { *a.add(r * row_stride) };
+        let x = unsafe { left.at(r, ahead).read() };
         for v in 0..V {
             for l in 0..W {
                 sums[v][l] = O::mul_add(x, columns[v][l], sums[v][l]);
@@ -110,7 +180,7 @@ pub(crate) enum TileStart {
 /// A tile of a plain product, at most `MAX_ROWS` by `MAX_WIDTH`.
 pub(crate) struct ProductTile {
     pub(crate) k_len: usize,
-    pub(crate) left: LeftRows,
+    pub(crate) left: Left,
     pub(crate) right: RightPanel,
     pub(crate) rows: usize,
     /// Vectors of the panel: 1, 2 or 4.
@@ -140,11 +210,11 @@ impl ProductTile {
     }
 
     #[inline(always)]
-    fn vectors<O: MulAdd, const W: usize, const V: usize, const MAX: usize>(&self) {
+    fn vectors<O: MulAdd, L: Walk, const W: usize, const V: usize, const MAX: usize>(&self, left: L) {
         match self.vectors {
-            1 => for_rows!(self.rows, MAX, tile::<O, W, 1>(self)),
-            2 if V >= 2 => for_rows!(self.rows, MAX, tile::<O, W, 2>(self)),
-            4 if V >= 4 => for_rows!(self.rows, MAX, tile::<O, W, 4>(self)),
+            1 => for_rows!(self.rows, MAX, tile::<O, L, W, 1>(self, left)),
+            2 if V >= 2 => for_rows!(self.rows, MAX, tile::<O, L, W, 2>(self, left)),
+            4 if V >= 4 => for_rows!(self.rows, MAX, tile::<O, L, W, 4>(self, left)),
             vectors => unreachable!("a panel of {vectors} vectors"),
         }
     }
@@ -158,17 +228,20 @@ impl Kernel for Promised<'_> {
 
     #[inline(always)]
     fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
-        self.0.vectors::<O, W, V, M>();
+        match self.0.left {
+            Left::Rows(left) => self.0.vectors::<O, RowWalk, W, V, M>(left.walk()),
+            Left::Columns(left) => self.0.vectors::<O, LeftColumns, W, V, M>(left),
+        }
     }
 }
 
 #[inline(always)]
-fn tile<O: MulAdd, const W: usize, const V: usize, const M: usize>(tile: &ProductTile) {
+fn tile<O: MulAdd, L: Walk, const W: usize, const V: usize, const M: usize>(tile: &ProductTile, left: L) {
     for r in 0..M {
         prefetch_run(tile.out.wrapping_add(r * tile.out_stride), V * W);
     }
     // SAFETY: promised to `ProductTile::compute`, which is the only way here.
-    let sums = unsafe { accumulate::<W, V, M, O>(tile.k_len, tile.left, tile.right) };
+    let sums = unsafe { accumulate::<W, V, M, O>(tile.k_len, left, tile.right) };
     for (r, sums) in sums.iter().enumerate() {
         for (v, sums) in sums.iter().enumerate() {
             let cols = tile.cols.saturating_sub(v * W).min(W);

@@ -20,7 +20,7 @@ use crate::gemm::{Beta, MatMut, MatRef, Panels, PreviousSteps, Right, Start, mat
 use crate::pool::Member;
 use crate::prefetch::prefetch_run;
 use crate::shared::SharedSlice;
-use crate::tile::{LeftRows, ProductTile, RightPanel, TileStart, accumulate, for_rows, load, store};
+use crate::tile::{Left, LeftRows, ProductTile, RightPanel, TileStart, accumulate, for_rows, load, store};
 
 pub(super) fn backward(
     engine: &Engine,
@@ -188,7 +188,7 @@ impl TimeLoop<'_> {
     }
 
     fn left(&self, step: usize, row: usize) -> LeftRows {
-        LeftRows { data: self.current.pointer(self.current_row(step, row)), row_stride: self.stride, k_stride: 1 }
+        LeftRows { data: self.current.pointer(self.current_row(step, row)), row_stride: self.stride }
     }
 
     fn right(&self, panel: usize) -> RightPanel {
@@ -240,7 +240,7 @@ impl TimeLoop<'_> {
         let cols = self.panels.cols(panel);
         let tile = ProductTile {
             k_len: 4 * hidden_size,
-            left: self.left(0, rows.start),
+            left: Left::Rows(self.left(0, rows.start)),
             right: self.right(panel),
             rows: rows.len(),
             vectors: self.panels.vectors(panel),
@@ -310,7 +310,7 @@ fn backward_tile<O: MulAdd, const W: usize, const V: usize, const M: usize>(tile
         }
     }
     // SAFETY: promised by the maker of the tile.
-    let sums = unsafe { accumulate::<W, V, M, O>(tile.k_len, tile.left, tile.right) };
+    let sums = unsafe { accumulate::<W, V, M, O>(tile.k_len, tile.left.walk(), tile.right) };
     for (r, sums) in sums.iter().enumerate() {
         for (v, sums) in sums.iter().enumerate() {
             let count = tile.units.saturating_sub(v * W).min(W);

@@ -200,11 +200,7 @@ impl TimeLoop<'_> {
             hidden_size,
             seq_len,
             stride: self.stride,
-            left: LeftRows {
-                data: self.hidden.pointer((before + rows.start) * self.stride),
-                row_stride: self.stride,
-                k_stride: 1,
-            },
+            left: LeftRows { data: self.hidden.pointer((before + rows.start) * self.stride), row_stride: self.stride },
             right: RightPanel {
                 data: self.packed.pointer(panel * 4 * self.tiling.units * hidden_size),
                 k_stride: 4 * self.tiling.units,
@@ -264,7 +260,7 @@ fn forward_tile<O: MulAdd, const W: usize, const V: usize, const U: usize, const
         }
     }
     // SAFETY: promised by the maker of the tile.
-    let sums = unsafe { accumulate::<W, V, M, O>(tile.hidden_size, tile.left, tile.right) };
+    let sums = unsafe { accumulate::<W, V, M, O>(tile.hidden_size, tile.left.walk(), tile.right) };
     for (r, sums) in sums.iter().enumerate() {
         for (v, sums) in sums.iter().enumerate() {
             for (part, sums) in sums.as_chunks::<U>().0.iter().enumerate() {
