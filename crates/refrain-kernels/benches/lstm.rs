@@ -1,7 +1,7 @@
 //! Speed of products and LSTM layers, one line per case: `cargo bench -p refrain-kernels -- [--threads N] [--kernel ISA] [FILTER]`.
 //!
-//! Every case runs for about half a second after a warm-up; the best time counts. The fraction is of the multiply-add peak
-//! that the same instruction set and threads reach on registers alone.
+//! Every case runs for half a second after a warm-up, at least five times; the median counts. The fraction is of the
+//! multiply-add peak that the same instruction set and threads reach on registers alone.
 #![expect(clippy::print_stdout, reason = "a benchmark reports on stdout")]
 
 use std::hint::black_box;
@@ -13,8 +13,9 @@ use refrain_kernels::{
     linear_cross_entropy, lstm_backward, lstm_forward, lstm_forward_traced, matmul,
 };
 
-/// Seconds spent on a case.
+/// Seconds spent on a case, and the fewest runs of it.
 const SECONDS_PER_CASE: f64 = 0.5;
+const FEWEST_RUNS: usize = 5;
 
 struct Bench {
     engine: Engine,
@@ -28,16 +29,16 @@ impl Bench {
         names.contains(&self.filter) || self.filter.starts_with(names)
     }
 
-    /// Runs a case and prints its best time and rate.
+    /// Runs a case and prints its median time and rate.
     fn case(&self, name: &str, flops: f64, mut work: impl FnMut(&Engine)) {
         if !name.contains(&self.filter) {
             return;
         }
-        let best = best_seconds(|| work(&self.engine));
-        let rate = flops / best / 1e9;
+        let seconds = median_seconds(|| work(&self.engine));
+        let rate = flops / seconds / 1e9;
         println!(
             "{name:<44} {:>10.3} ms {rate:>8.1} GFLOP/s  {:>3.0} % of peak  {} threads {}",
-            best * 1e3,
+            seconds * 1e3,
             100.0 * rate / self.peak,
             self.engine.num_threads(),
             self.engine.isa(),
@@ -45,16 +46,17 @@ impl Bench {
     }
 }
 
-fn best_seconds(mut work: impl FnMut()) -> f64 {
+fn median_seconds(mut work: impl FnMut()) -> f64 {
     work();
     let begin = Instant::now();
-    let mut best = f64::INFINITY;
-    while begin.elapsed().as_secs_f64() < SECONDS_PER_CASE {
+    let mut seconds = Vec::new();
+    while seconds.len() < FEWEST_RUNS || begin.elapsed().as_secs_f64() < SECONDS_PER_CASE {
         let start = Instant::now();
         work();
-        best = best.min(start.elapsed().as_secs_f64());
+        seconds.push(start.elapsed().as_secs_f64());
     }
-    best
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
 }
 
 fn main() {
