@@ -60,19 +60,6 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// `1234567` → `1,234,567`.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,10 +68,5 @@ mod tests {
     fn durations_read_as_people_write_them() {
         assert_eq!([0.4, 59.4, 83.0, 3725.0].map(duration), ["0s", "59s", "1m 23s", "1h 02m"]);
         assert_eq!(duration(f64::INFINITY), "?");
-    }
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        assert_eq!([7, 999, 1000, 1_234_567].map(grouped), ["7", "999", "1,000", "1,234,567"]);
     }
 }

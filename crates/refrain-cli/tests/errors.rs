@@ -29,7 +29,7 @@ fn a_corpus_that_cannot_be_read_is_named() {
     exit status: 1
     [stderr]
     error: cannot read shakspere.txt: no such file or folder (`data.train`)
-    hint: `data.train` is relative to the folder of the recipe, .
+    hint: `data.train` is relative to the current folder
     ");
     assert_snapshot!(scratch.transcript("train builtin.toml"), @"
     exit status: 1

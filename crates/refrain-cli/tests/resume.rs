@@ -391,7 +391,7 @@ fn another_recipe_or_corpus_is_refused_by_name() {
     exit status: 1
     [stderr]
     error: cannot read corpus.txt: no such file or folder (`data.train`)
-    hint: `data.train` is relative to the folder of the recipe, .
+    hint: `data.train` is relative to the current folder
     ");
     assert_eq!(support::outcome(&scratch.join("stopped")), before, "a refusal changed something");
 

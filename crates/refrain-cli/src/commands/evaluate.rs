@@ -4,13 +4,14 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use refrain::data::grouped;
 use refrain::files::FileError;
 use refrain::tasks::score_stream;
 use refrain::text::{Encoding, TextError, Vocabulary, decode};
 use refrain::train::TrainError;
 use serde_json::json;
 
-use crate::console::{Console, grouped};
+use crate::console::Console;
 use crate::engine::EngineArgs;
 use crate::failure::Usage;
 use crate::{model, output};

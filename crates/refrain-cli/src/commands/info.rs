@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use refrain::data::grouped;
 use serde_json::json;
 
-use crate::console::grouped;
 use crate::{model, output};
 
 /// Show what is in a model file

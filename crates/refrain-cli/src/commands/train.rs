@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use refrain::data::BUILTIN_PREFIX;
+use refrain::data::{BUILTIN_PREFIX, grouped};
 use refrain::files::FileError;
 use refrain::tasks::LanguageModelData;
 use refrain::train::{
@@ -15,7 +15,7 @@ use refrain::train::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::console::{Console, duration, grouped};
+use crate::console::{Console, duration};
 use crate::engine::EngineArgs;
 use crate::failure::Usage;
 use crate::output;
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Print the complete recipe that these arguments make, and end
     #[arg(long, conflicts_with = "resume")]
     dump_config: bool,
-    /// Print the outcome as one JSON object instead of the closing sample
+    /// Print the outcome, or the dumped recipe, as one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -54,7 +54,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(folder) = &args.resume else {
         let recipe = resolve(args.source.as_deref(), &args.set)?;
         if args.dump_config {
-            output::write(recipe.to_toml().as_bytes())?;
+            if args.json {
+                output::json(&recipe.to_json())?;
+            } else {
+                output::write(recipe.to_toml().as_bytes())?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
         let engine = args.engine.install()?;

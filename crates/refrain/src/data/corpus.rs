@@ -26,7 +26,8 @@ const BUILTINS: &[(&str, &str)] = &[
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DataConfig {
-    /// The file to train on, relative to the folder of the recipe, or `builtin:shakespeare`.
+    /// The file to train on, or `builtin:shakespeare` or `builtin:tang`. `refrain` starts relative paths at the current
+    /// folder.
     pub train: String,
     /// The file to validate on; "" in a recipe: the end of the training file.
     #[serde(with = "empty_is_none")]
@@ -177,8 +178,10 @@ fn unreadable(key: &'static str, name: &str, base_dir: &Path, error: std::io::Er
     let kind = error.kind();
     let error = FileError::new("read", path, error);
     let hint = if kind == ErrorKind::NotFound && Path::new(name).is_relative() {
-        let folder = if base_dir.as_os_str().is_empty() { Path::new(".") } else { base_dir };
-        format!("`{key}` is relative to the folder of the recipe, {}", folder.display())
+        match base_dir.to_str() {
+            Some("") => format!("`{key}` is relative to the current folder"),
+            _ => format!("`{key}` is relative to {}", base_dir.display()),
+        }
     } else {
         error.hint().unwrap_or_else(|| format!("check `{key}`"))
     };
@@ -277,7 +280,7 @@ mod tests {
             (
                 "gone.txt",
                 format!("cannot read {base}/gone.txt: no such file or folder (`data.train`)"),
-                Some(format!("`data.train` is relative to the folder of the recipe, {base}")),
+                Some(format!("`data.train` is relative to {base}")),
             ),
             (
                 "sub",

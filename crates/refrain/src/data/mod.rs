@@ -7,5 +7,5 @@ pub mod stream;
 
 pub use self::corpus::{BUILTIN_PREFIX, Corpus, DataConfig, SourceInfo};
 pub use self::error::DataError;
-pub use self::statistics::DataSummary;
+pub use self::statistics::{DataSummary, grouped};
 pub use self::stream::{TokenStream, Window, Windows};

@@ -101,10 +101,20 @@ impl fmt::Display for DataSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for source in &self.sources {
             let SourceInfo { path, bytes, chars, encoding, reason } = source;
-            writeln!(f, "{path}: {} characters, {} bytes, {encoding} ({reason})", grouped(*chars), grouped(*bytes))?;
+            writeln!(
+                f,
+                "{path}: {} characters, {} bytes, {encoding} ({reason})",
+                grouped(*chars as u64),
+                grouped(*bytes as u64)
+            )?;
         }
         let unknown_ids = self.vocab_size - 1;
-        writeln!(f, "vocabulary  {} ids: {} characters and <unk>", grouped(self.vocab_size), grouped(unknown_ids))?;
+        writeln!(
+            f,
+            "vocabulary  {} ids: {} characters and <unk>",
+            grouped(self.vocab_size as u64),
+            grouped(unknown_ids as u64)
+        )?;
         writeln!(f, "training    {}", self.train)?;
         writeln!(f, "validation  {}", self.valid)?;
         write!(f, "frequent    {}", listed(&self.most_frequent))?;
@@ -122,22 +132,23 @@ impl fmt::Display for DataSummary {
 impl fmt::Display for TextSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tokens, lines, distinct, unknown, .. } = *self;
-        write!(f, "{} characters, {} lines, {distinct} different", grouped(tokens), grouped(lines))?;
+        write!(f, "{} characters, {} lines, {distinct} different", grouped(tokens as u64), grouped(lines as u64))?;
         if unknown > 0 {
             let percent = 100.0 * unknown as f64 / tokens as f64;
-            write!(f, ", {} unknown ({percent:.2} %)", grouped(unknown))?;
+            write!(f, ", {} unknown ({percent:.2} %)", grouped(unknown as u64))?;
         }
         Ok(())
     }
 }
 
 fn listed(counts: &[CharCount]) -> String {
-    let entries: Vec<String> = counts.iter().map(|entry| format!("{:?} {}", entry.ch, grouped(entry.count))).collect();
+    let entries: Vec<String> =
+        counts.iter().map(|entry| format!("{:?} {}", entry.ch, grouped(entry.count as u64))).collect();
     entries.join(", ")
 }
 
-/// A number with a comma before every three digits.
-fn grouped(number: usize) -> String {
+/// A number with a comma before every three digits: `1,234,567`.
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

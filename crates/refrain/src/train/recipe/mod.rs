@@ -5,6 +5,7 @@ mod error;
 mod schema;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use toml::{Table, Value};
 
 use self::entries::Entry;
@@ -156,6 +157,23 @@ impl Recipe {
             lines.push(format!("{key} = {}", written(&value)));
         }
         lines.join("\n") + "\n"
+    }
+
+    /// The keys of [`Self::to_toml`] as one JSON object, a table an object in it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::to_toml`].
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut tree = serde_json::Map::new();
+        for (path, value) in self.values() {
+            let value = json!(value);
+            match path.split_once('.') {
+                None => drop(tree.insert(path, value)),
+                Some((table, key)) => tree.entry(table).or_insert_with(|| json!({}))[key] = value,
+            }
+        }
+        tree.into()
     }
 
     /// Checks what a recipe made in code says, as [`Self::parse`] does for one read from a file.
