@@ -69,7 +69,8 @@ pub fn linear_cross_entropy(
     let LinearCrossEntropy { hidden_size, vocab_size, .. } = args;
     let num_rows = args.targets.len();
     let check = |name: &str, len: usize, expected: &[usize]| {
-        assert_eq!(len, expected.iter().product::<usize>(), "{name} must be {expected:?}");
+        let product = expected.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        assert_eq!(Some(len), product, "{name} must be {expected:?}");
     };
     check("hidden", args.hidden.len(), &[num_rows, hidden_size]);
     check("weight", args.weight.len(), &[vocab_size, hidden_size]);
@@ -222,15 +223,13 @@ impl Kernel for Softmax<'_> {
             }
             maximum = new_maximum;
         }
-        let mut log_sum = [0.0f32; LANES];
-        for l in 0..LANES {
-            log_sum[l] = (f64::from(maximum[l]) + f64::from(sum[l]).ln()) as f32;
-        }
+        // The maximum and the logarithm of the sum stay apart: added, the second would lose the digits that it is about.
+        let log_sum = sum.map(|sum| f64::from(sum).ln() as f32);
         for (l, (loss, &target)) in self.losses.iter_mut().zip(self.targets).enumerate() {
             let position = target as usize * self.count + self.first + l;
             // SAFETY: the maker of the group owns its columns.
             let logit = unsafe { *self.logits.pointer(position) } + self.bias[target as usize];
-            *loss = log_sum[l] - logit;
+            *loss = log_sum[l] - (logit - maximum[l]);
         }
         if let Some(row_gradient) = self.row_gradient {
             for word in 0..vocab_size {
@@ -238,7 +237,7 @@ impl Kernel for Softmax<'_> {
                 unsafe {
                     let mut logits = self.logits(word);
                     for l in 0..LANES {
-                        logits[l] = exp_lane::<O>(logits[l] - log_sum[l]) * row_gradient;
+                        logits[l] = exp_lane::<O>(logits[l] - maximum[l] - log_sum[l]) * row_gradient;
                     }
                     store(&logits, self.logits.pointer(word * self.count + self.first), self.targets.len());
                 }

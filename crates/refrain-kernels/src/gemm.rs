@@ -1,4 +1,4 @@
-//! Products of matrices over packed panels, and column sums.
+//! Products of matrices over packed panels.
 //!
 //! The loops: blocks of columns, blocks of `K_BLOCK` terms; of each block the right factor is packed once, shared by the
 //! team; then tiles, shared out by rows and panels. Terms are never divided among threads.
@@ -40,7 +40,7 @@ impl<'a> MatRef<'a> {
     ///
     /// When `data` does not hold `rows * cols` floats.
     pub fn row_major(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), rows * cols, "a matrix [{rows}, {cols}] over {} floats", data.len());
+        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a matrix [{rows}, {cols}] over {} floats", data.len());
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
@@ -88,7 +88,6 @@ pub struct MatMut<'a> {
     data: &'a mut [f32],
     rows: usize,
     cols: usize,
-    row_stride: usize,
 }
 
 impl<'a> MatMut<'a> {
@@ -98,23 +97,8 @@ impl<'a> MatMut<'a> {
     ///
     /// When `data` does not hold `rows * cols` floats.
     pub fn row_major(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), rows * cols, "a matrix [{rows}, {cols}] over {} floats", data.len());
-        Self { data, rows, cols, row_stride: cols }
-    }
-
-    /// The first `cols` columns of `data`, whose rows start every `row_stride` floats.
-    ///
-    /// # Panics
-    ///
-    /// When rows overlap or `data` ends before the last one does.
-    pub fn with_stride(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        let needed = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
-        assert!(
-            row_stride >= cols && data.len() >= needed,
-            "a matrix [{rows}, {cols}] with rows every {row_stride} over {} floats",
-            data.len()
-        );
-        Self { data, rows, cols, row_stride }
+        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a matrix [{rows}, {cols}] over {} floats", data.len());
+        Self { data, rows, cols }
     }
 }
 
@@ -234,8 +218,8 @@ pub(crate) fn product(engine: &Engine, a: MatRef, b: Right, start: Start, out: M
     if out.rows == 0 || n == 0 {
         return;
     }
-    let MatMut { data, row_stride, .. } = out;
-    let out = Output { data: SharedSlice::new(data), stride: row_stride };
+    let MatMut { data, .. } = out;
+    let out = Output { data: SharedSlice::new(data), stride: n };
     match b {
         Right::Matrix(b) if a.rows <= ROW_DOT_ROWS && a.has_contiguous_rows() && !b.has_contiguous_rows() => {
             row_dot_product(engine, a, b.transposed(), start, out);

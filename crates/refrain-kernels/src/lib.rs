@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`arch`] | the instruction sets and the one way to run code compiled for one of them |
-//! | [`pool`] | the thread team and its barrier |
+//! | `pool` | the thread team and its barrier |
 //! | [`engine`] | an instruction set plus a team plus recycled scratch memory: the argument of every kernel |
 //! | [`gemm`], [`column_sums`](mod@column_sums) | products of matrices, large and small, and sums of columns |
 //! | [`recurrent`] | whole-sequence LSTM, forward and backward |
@@ -39,7 +39,7 @@ pub mod engine;
 pub mod gemm;
 pub mod optimizer;
 mod pack;
-pub mod pool;
+mod pool;
 mod prefetch;
 pub mod recurrent;
 mod row_dot;
@@ -56,7 +56,6 @@ pub use dropout::{DropoutKey, dropout};
 pub use engine::{Engine, EngineError};
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
-pub use pool::{Member, Team};
 pub use recurrent::lstm::{
     LstmGradients, LstmInputs, LstmOutputGradients, LstmOutputs, LstmShape, LstmTrace, lstm_backward, lstm_forward,
     lstm_forward_traced,

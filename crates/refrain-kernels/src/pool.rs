@@ -97,11 +97,11 @@ impl Waiting {
 
 /// One of the threads that run a function together.
 #[derive(Clone, Copy)]
-pub struct Member<'a> {
+pub(crate) struct Member<'a> {
     /// Which member this is, from 0; the caller of [`Team::run`] is member 0.
-    pub index: usize,
+    pub(crate) index: usize,
     /// How many members there are.
-    pub count: usize,
+    pub(crate) count: usize,
     barrier: Option<&'a Barrier>,
 }
 
@@ -111,20 +111,20 @@ impl Member<'_> {
     /// # Panics
     ///
     /// When another member has panicked, so that the run ends.
-    pub fn barrier(&self) {
+    pub(crate) fn barrier(&self) {
         if let Some(barrier) = self.barrier {
             barrier.wait(self.count);
         }
     }
 
     /// This member's contiguous share of `0..total`.
-    pub fn share(&self, total: usize) -> Range<usize> {
+    pub(crate) fn share(&self, total: usize) -> Range<usize> {
         total * self.index / self.count..total * (self.index + 1) / self.count
     }
 }
 
 /// Persistent threads that run one function together; the caller is one of them.
-pub struct Team {
+pub(crate) struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     /// One run at a time.
@@ -137,7 +137,7 @@ impl Team {
     /// # Errors
     ///
     /// When the system refuses a thread.
-    pub fn new(num_threads: usize) -> std::io::Result<Self> {
+    pub(crate) fn new(num_threads: usize) -> std::io::Result<Self> {
         let num_threads = num_threads.clamp(1, (1 << COUNT_BITS) - 1);
         let shared = Arc::new(Shared {
             ticket: AtomicU64::new(0),
@@ -160,7 +160,7 @@ impl Team {
     }
 
     /// Threads of the team, the caller included.
-    pub fn num_threads(&self) -> usize {
+    pub(crate) fn num_threads(&self) -> usize {
         self.workers.len() + 1
     }
 
@@ -172,7 +172,7 @@ impl Team {
     /// # Panics
     ///
     /// With the panic of a member, after all have ended.
-    pub fn run(&self, num_members: usize, task: impl Fn(Member<'_>) + Sync) {
+    pub(crate) fn run(&self, num_members: usize, task: impl Fn(Member<'_>) + Sync) {
         let count = num_members.clamp(1, self.num_threads());
         if count == 1 || IS_MEMBER.get() {
             task(Member { index: 0, count: 1, barrier: None });
@@ -227,7 +227,13 @@ fn take_part(shared: &Shared, task: &(dyn Fn(Member<'_>) + Sync), index: usize, 
     let member = Member { index, count, barrier: Some(&shared.barrier) };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(member))) {
         if !panic.is::<LeftBarrier>() {
-            shared.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            let mut first = shared.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            if first.is_none() {
+                *first = Some(panic);
+            } else {
+                // Dropping what a panic carries may panic again, and nothing here would catch that.
+                std::mem::forget(panic);
+            }
         }
         shared.barrier.broken.store(true, Ordering::Relaxed);
     }

@@ -33,7 +33,7 @@ impl<'a, T> SharedSlice<'a, T> {
     ///
     /// # Safety
     ///
-    /// No other thread may use any element of the part while the returned slice lives.
+    /// Nobody else, on this thread or another, may use any element of the part while the returned slice lives.
     pub(crate) unsafe fn part_mut(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
         // SAFETY: in bounds by the assertion; exclusive by the contract.
@@ -44,7 +44,7 @@ impl<'a, T> SharedSlice<'a, T> {
     ///
     /// # Safety
     ///
-    /// No thread may write any element of the part while the returned slice lives.
+    /// Nobody, on this thread or another, may write any element of the part while the returned slice lives.
     pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &'a [T] {
         assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
         // SAFETY: in bounds by the assertion; nobody writes by the contract.

@@ -134,6 +134,13 @@ fn without_steps_the_cell_state_passes_through() {
 }
 
 #[test]
+fn layers_without_inputs_or_units_are_no_special_case() {
+    for (i, h) in [(0, 5), (5, 0), (0, 0)] {
+        check(&engines(2), &Problem::new(3, 4, i, h));
+    }
+}
+
+#[test]
 fn missing_gradients_count_as_zero_and_unwanted_ones_are_skipped() {
     for engine in engines(2) {
         let mut problem = Problem::new(5, 4, 3, 18);
@@ -144,10 +151,20 @@ fn missing_gradients_count_as_zero_and_unwanted_ones_are_skipped() {
         assert_eq!(backward(&engine, &problem, &run, only_output), expected);
         let zeros = backward(&engine, &problem, &run, LstmOutputGradients::default());
         assert!(zeros.iter().flatten().all(|&value| value == 0.0));
-        let mut bias = vec![f32::NAN; problem.bias.len()];
-        let out = LstmGradients { bias: Some(&mut bias), ..LstmGradients::default() };
-        lstm_backward(&engine, problem.shape, problem.inputs(), &run.output, &run.trace, only_output, out);
-        assert_eq!(bias, expected[3]);
+        for (wanted, expected) in expected.iter().enumerate() {
+            let mut found = vec![f32::NAN; expected.len()];
+            let mut out = LstmGradients::default();
+            *[
+                &mut out.input,
+                &mut out.weight_ih,
+                &mut out.weight_hh,
+                &mut out.bias,
+                &mut out.hidden,
+                &mut out.cell_state,
+            ][wanted] = Some(&mut found);
+            lstm_backward(&engine, problem.shape, problem.inputs(), &run.output, &run.trace, only_output, out);
+            assert_eq!(found, *expected, "{} alone", NAMES[wanted]);
+        }
     }
 }
 

@@ -62,7 +62,7 @@ pub struct LstmOutputs<'a> {
 }
 
 /// What the backward pass needs from the forward pass. Its memory is used again once it is dropped.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LstmTrace {
     /// The gates after their activations, `[batch_size, seq_len, 4 * hidden_size]`.
     pub gates: Vec<f32>,
@@ -181,7 +181,8 @@ impl LstmShape {
     }
 
     fn check(self, name: &str, len: usize, expected: &[usize]) {
-        assert_eq!(len, expected.iter().product::<usize>(), "{name} must be {expected:?} for {self:?}");
+        let product = expected.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        assert_eq!(Some(len), product, "{name} must be {expected:?} for {self:?}");
     }
 
     fn check_inputs(self, inputs: &LstmInputs) {

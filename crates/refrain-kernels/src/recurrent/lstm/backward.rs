@@ -211,7 +211,7 @@ impl TimeLoop<'_> {
             (&self.trace.cell_states[state - hidden_size..], seq_len * hidden_size)
         };
         let is_last = step + 1 == seq_len;
-        self.arch.run(BackwardTile {
+        let tile = BackwardTile {
             rows: rows.len(),
             vectors: self.panels.vectors(panel),
             units: cols.len(),
@@ -230,7 +230,11 @@ impl TimeLoop<'_> {
             gate_gradients: self.gate_gradients.pointer(gates),
             current: self.current.pointer(self.current_row(step, rows.start) + cols.start),
             stride: self.stride,
-        });
+        };
+        // SAFETY: rows and units of the tile lie inside every buffer, by the shapes that were checked on the way in; the
+        // gradients of the later step are complete since the barrier, those of this one go to the other half, and each
+        // tile of a step has one member.
+        unsafe { tile.compute(self.arch) };
     }
 
     /// The gradient of the hidden state before the first step.
@@ -278,6 +282,15 @@ struct BackwardTile {
     gate_gradients: *mut f32,
     current: *mut f32,
     stride: usize,
+}
+
+impl BackwardTile {
+    /// # Safety
+    ///
+    /// As promised by the maker.
+    unsafe fn compute(self, arch: Arch) {
+        arch.run(self);
+    }
 }
 
 impl Kernel for BackwardTile {

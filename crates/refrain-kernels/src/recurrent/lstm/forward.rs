@@ -27,12 +27,13 @@ pub(super) fn forward(
         return;
     }
     let traced = trace.is_some();
-    let mut untraced_gates = engine.scratch(if traced { 0 } else { 4 * shape.states() });
+    let stepwise = stepwise::is_better(shape);
+    let mut untraced_gates = engine.scratch(if traced || stepwise { 0 } else { 4 * shape.states() });
     let (gates, cell_states) = match trace {
         Some(trace) => (&mut trace.gates[..], &mut trace.cell_states[..]),
         None => (&mut untraced_gates[..], &mut [][..]),
     };
-    if stepwise::is_better(shape) {
+    if stepwise {
         stepwise::forward(engine, shape, inputs, outputs, gates, cell_states);
         return;
     }
@@ -136,7 +137,8 @@ impl TimeLoop<'_> {
         }
         let tiles = member.share(self.tiling.tiles());
         for tile in tiles.clone() {
-            for (row, units, cell_state) in self.cell_rows(tile) {
+            // SAFETY: the tile is this member's, and nothing else of its cell states is borrowed.
+            for (row, units, cell_state) in unsafe { self.cell_rows(tile) } {
                 cell_state.copy_from_slice(&self.inputs.cell_state[row * hidden_size..][units]);
             }
         }
@@ -151,7 +153,8 @@ impl TimeLoop<'_> {
             member.barrier();
         }
         for tile in tiles {
-            for (row, units, cell_state) in self.cell_rows(tile) {
+            // SAFETY: as above.
+            for (row, units, cell_state) in unsafe { self.cell_rows(tile) } {
                 // SAFETY: each tile has one writer.
                 let to = unsafe { self.last_cell_state.part_mut(row * hidden_size + units.start, units.len()) };
                 to.copy_from_slice(cell_state);
@@ -159,14 +162,18 @@ impl TimeLoop<'_> {
         }
     }
 
-    /// The cell states of a tile, which belongs to one member: the sequence, the units and their cell states.
-    fn cell_rows(&self, tile: usize) -> impl Iterator<Item = (usize, Range<usize>, &mut [f32])> {
+    /// The cell states of a tile: the sequence, the units and their cell states.
+    ///
+    /// # Safety
+    ///
+    /// The tile must be the calling member's, and none of its cell states be borrowed elsewhere.
+    unsafe fn cell_rows(&self, tile: usize) -> impl Iterator<Item = (usize, Range<usize>, &mut [f32])> {
         let (panel, block) = self.tiling.position(tile);
         let rows = block_rows(self.shape.batch_size, self.tiling.row_blocks, block);
         let width = self.tiling.units;
         let units = panel * width..((panel + 1) * width).min(self.shape.hidden_size);
         rows.enumerate().map(move |(r, row)| {
-            // SAFETY: a tile's cell states are used by the member that it belongs to, one row at a time here.
+            // SAFETY: by contract; the rows lie apart.
             let cell_state = unsafe { self.cell_state.part_mut(tile * MAX_UNITS + r * width, units.len()) };
             (row, units.clone(), cell_state)
         })
@@ -194,7 +201,7 @@ impl TimeLoop<'_> {
         let cell_state = unsafe { self.cell_state.part_mut(tile * MAX_UNITS, MAX_UNITS) };
         let (before, after) = (step % 2 * batch_size, (step + 1) % 2 * batch_size);
         let state = (rows.start * seq_len + step) * hidden_size + unit;
-        self.arch.run(ForwardTile {
+        let tile = ForwardTile {
             rows: rows.len(),
             units: self.tiling.units.min(hidden_size - unit),
             hidden_size,
@@ -211,7 +218,11 @@ impl TimeLoop<'_> {
             hidden: self.hidden.pointer((after + rows.start) * self.stride + unit),
             output: self.output.pointer(state),
             cell_states: self.cell_states.map(|cell_states| cell_states.pointer(state)),
-        });
+        };
+        // SAFETY: rows and units of the tile lie inside every buffer, by the shapes that were checked on the way in; the
+        // hidden states of the last step are complete since the barrier, those of this one go to the other half, and each
+        // tile of a step has one member.
+        unsafe { tile.compute(self.arch) };
     }
 }
 
@@ -235,6 +246,15 @@ struct ForwardTile<'a> {
     hidden: *mut f32,
     output: *mut f32,
     cell_states: Option<*mut f32>,
+}
+
+impl ForwardTile<'_> {
+    /// # Safety
+    ///
+    /// As promised by the maker.
+    unsafe fn compute(self, arch: Arch) {
+        arch.run(self);
+    }
 }
 
 impl Kernel for ForwardTile<'_> {
