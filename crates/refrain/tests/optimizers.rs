@@ -1,11 +1,15 @@
 //! The optimisers against PyTorch's, step by step.
 
-mod support;
+#[path = "support/compare.rs"]
+mod compare;
+#[path = "support/golden.rs"]
+mod golden;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use compare::{assert_close, values};
+use golden::Golden;
 use refrain::optim::{GradientSet, Optimizer, OptimizerConfig, OptimizerKind, ParameterGradient};
-use support::{Golden, assert_close, values};
 
 #[derive(Module, Debug)]
 struct OneParameter {

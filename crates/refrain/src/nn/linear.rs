@@ -43,7 +43,11 @@ impl Linear {
     /// - `input`: `[rows, input_size]`
     /// - output: `[rows, output_size]`
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        input.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()
+        Tensor::from_dispatch(<Dispatch as FusedOps>::linear(
+            input.into_dispatch(),
+            self.weight.val().into_dispatch(),
+            self.bias.val().into_dispatch(),
+        ))
     }
 
     /// The mean cross entropy of softmax over the outputs, in nats: `[1]`. The outputs are never held whole.

@@ -16,22 +16,34 @@ use super::op::FusedOps;
 /// What an LSTM layer reads; shapes as [`FusedOps::lstm_sequence`].
 #[derive(Clone, Debug)]
 pub struct LstmSequenceInputs<B: Backend> {
+    /// `[batch_size, seq_len, input_size]`
     pub input: FloatTensor<B>,
+    /// `[4 * hidden_size, input_size]`
     pub weight_ih: FloatTensor<B>,
+    /// `[4 * hidden_size, hidden_size]`
     pub weight_hh: FloatTensor<B>,
+    /// `[4 * hidden_size]`
     pub bias: FloatTensor<B>,
+    /// `[batch_size, hidden_size]`
     pub hidden: FloatTensor<B>,
+    /// `[batch_size, hidden_size]`
     pub cell_state: FloatTensor<B>,
 }
 
 /// The gradient of each of [`LstmSequenceInputs`], where it was wanted.
 #[derive(Debug)]
 pub struct LstmSequenceGradients<B: Backend> {
+    /// `[batch_size, seq_len, input_size]`
     pub input: Option<FloatTensor<B>>,
+    /// `[4 * hidden_size, input_size]`
     pub weight_ih: Option<FloatTensor<B>>,
+    /// `[4 * hidden_size, hidden_size]`
     pub weight_hh: Option<FloatTensor<B>>,
+    /// `[4 * hidden_size]`
     pub bias: Option<FloatTensor<B>>,
+    /// `[batch_size, hidden_size]`
     pub hidden: Option<FloatTensor<B>>,
+    /// `[batch_size, hidden_size]`
     pub cell_state: Option<FloatTensor<B>>,
 }
 
@@ -39,28 +51,41 @@ pub struct LstmSequenceGradients<B: Backend> {
 #[expect(clippy::struct_excessive_bools, reason = "one flag for each of the six inputs, named after it")]
 #[derive(Clone, Copy, Debug)]
 pub struct WantedGradients {
+    /// Of `input`.
     pub input: bool,
+    /// Of `weight_ih`.
     pub weight_ih: bool,
+    /// Of `weight_hh`.
     pub weight_hh: bool,
+    /// Of `bias`.
     pub bias: bool,
+    /// Of `hidden`.
     pub hidden: bool,
+    /// Of `cell_state`.
     pub cell_state: bool,
 }
 
 /// What the linear head with cross entropy reads; shapes as [`FusedOps::linear_cross_entropy`].
 #[derive(Clone, Debug)]
 pub struct HeadInputs<B: Backend> {
+    /// `[num_tokens, hidden_size]`
     pub hidden: FloatTensor<B>,
+    /// `[vocab_size, hidden_size]`
     pub weight: FloatTensor<B>,
+    /// `[vocab_size]`
     pub bias: FloatTensor<B>,
+    /// `[num_tokens]`
     pub targets: IntTensor<B>,
 }
 
 /// The gradients of the mean loss.
 #[derive(Clone, Debug)]
 pub struct HeadGradients<B: Backend> {
+    /// `[num_tokens, hidden_size]`
     pub hidden: FloatTensor<B>,
+    /// `[vocab_size, hidden_size]`
     pub weight: FloatTensor<B>,
+    /// `[vocab_size]`
     pub bias: FloatTensor<B>,
 }
 

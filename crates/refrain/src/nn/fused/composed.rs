@@ -54,6 +54,13 @@ pub fn lstm_sequence<B: Backend>(
     (output, c)
 }
 
+/// A linear layer, its weight laid out as in PyTorch.
+pub fn linear<B: Backend>(input: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    let [output_size] = bias.shape().dims();
+    let product = B::float_matmul(input, B::float_transpose(weight));
+    B::float_add(product, B::float_reshape(bias, Shape::new([1, output_size])))
+}
+
 /// Dropout by a mask drawn on the host with the same counter-based stream as the kernels, so that every backend drops the
 /// same elements.
 pub fn keyed_dropout<B: Backend>(input: FloatTensor<B>, key: DropoutKey, probability: f32) -> FloatTensor<B> {
@@ -73,10 +80,7 @@ pub fn token_losses<B: Backend>(
     targets: IntTensor<B>,
 ) -> FloatTensor<B> {
     let [num_tokens, _] = hidden.shape().dims();
-    let [vocab_size] = bias.shape().dims();
-    let logits = B::float_matmul(hidden, B::float_transpose(weight));
-    let logits = B::float_add(logits, B::float_reshape(bias, Shape::new([1, vocab_size])));
-    let log_probabilities = B::log_softmax(logits, 1);
+    let log_probabilities = B::log_softmax(linear::<B>(hidden, weight, bias), 1);
     let targets = B::int_reshape(targets, Shape::new([num_tokens, 1]));
     let picked = B::float_gather(1, log_probabilities, targets);
     B::float_reshape(B::float_neg(picked), Shape::new([num_tokens]))

@@ -7,8 +7,8 @@ use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, TensorData};
 use refrain_kernels::{
     DropoutKey, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, LstmGradients, LstmInputs,
-    LstmOutputGradients, LstmOutputs, LstmShape, LstmTrace, dropout, linear_cross_entropy, lstm_backward, lstm_forward,
-    lstm_forward_traced,
+    LstmOutputGradients, LstmOutputs, LstmShape, LstmTrace, MatMut, MatRef, dropout, linear_cross_entropy,
+    lstm_backward, lstm_forward, lstm_forward_traced, matmul_bias,
 };
 
 use super::autodiff::{
@@ -100,6 +100,21 @@ impl FusedOps for Flex {
         let (output, last_cell_state, ()) =
             lstm_outputs(shape, |outputs| lstm_forward(&engine, shape, lstm_inputs(&inputs), outputs));
         (output, last_cell_state)
+    }
+
+    fn linear(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [rows, input_size] = input.shape().dims();
+        let [output_size] = bias.shape().dims();
+        let (input, weight, bias) = (contiguous(&input), contiguous(&weight), contiguous(&bias));
+        let mut output = vec![0.0; rows * output_size];
+        matmul_bias(
+            &Engine::current(),
+            MatRef::row_major(slice(&input), rows, input_size),
+            MatRef::row_major(slice(&weight), output_size, input_size).transposed(),
+            slice(&bias),
+            MatMut::row_major(&mut output, rows, output_size),
+        );
+        tensor(output, [rows, output_size])
     }
 
     fn keyed_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {

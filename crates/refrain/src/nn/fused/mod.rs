@@ -1,14 +1,17 @@
 //! Whole-sequence operations as a Burn backend extension.
 //!
 //! [`FusedOps`] is the trait that Burn dispatches on; its default bodies compose ordinary Burn operations
-//! ([`composed`]), so a backend joins by one empty `impl` and a name in the list. The Flex backend calls
-//! `refrain-kernels` instead, and [`Autodiff`](burn::backend::Autodiff) over a backend with [`FusedKernels`] runs the
-//! hand-written backward passes.
+//! ([`composed`]), so another backend needs no kernels: an empty `impl` of it and its name in the trait's list. The Flex
+//! backend calls `refrain-kernels` instead, and [`Autodiff`](burn::backend::Autodiff) over a backend with
+//! [`FusedKernels`] runs the hand-written backward passes. Burn's list names a backend for both, with gradients and
+//! without, so training on another backend takes an `impl` of [`FusedKernels`] too.
 
 mod autodiff;
 pub mod composed;
 mod flex;
 mod op;
 
-pub use autodiff::FusedKernels;
+pub use autodiff::{
+    FusedKernels, HeadGradients, HeadInputs, LstmSequenceGradients, LstmSequenceInputs, WantedGradients,
+};
 pub use op::FusedOps;

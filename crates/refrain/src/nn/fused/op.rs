@@ -32,6 +32,14 @@ pub trait FusedOps: Backend {
         composed::lstm_sequence::<Self>(input, weight_ih, weight_hh, bias, hidden, cell_state)
     }
 
+    /// `input · weightᵀ + bias`: `[rows, output_size]`.
+    ///
+    /// # Shapes
+    /// - `input`: `[rows, input_size]`, `weight`: `[output_size, input_size]`, `bias`: `[output_size]`
+    fn linear(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::linear::<Self>(input, weight, bias)
+    }
+
     /// Inverted dropout whose mask depends on `key` and the element's index alone.
     ///
     /// Each element is zero with `probability`, else divided by `1 - probability`. Any shape.
@@ -53,8 +61,9 @@ pub trait FusedOps: Backend {
         Self::float_mean(composed::token_losses::<Self>(hidden, weight, bias, targets))
     }
 
-    /// The cross entropy of each token, in nats: shape `[num_tokens]`. For scoring; shapes as
-    /// [`linear_cross_entropy`](FusedOps::linear_cross_entropy).
+    /// The cross entropy of each token, in nats: shape `[num_tokens]`; shapes as
+    /// [`linear_cross_entropy`](FusedOps::linear_cross_entropy). For scoring, on a backend without gradients: with them it
+    /// is the composed one, which holds all logits.
     fn token_losses(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
