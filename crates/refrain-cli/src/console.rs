@@ -24,7 +24,8 @@ impl Console {
     /// A line that the next one replaces, on a terminal.
     pub(crate) fn status(&mut self, text: &str) {
         if self.terminal {
-            let _ = write!(stderr(), "\r\x1b[K{text}");
+            // Without wrapping: the rest of a line too long for the terminal could not be taken back.
+            let _ = write!(stderr(), "\r\x1b[K\x1b[?7l{text}\x1b[?7h");
             let _ = stderr().flush();
             self.status_shown = true;
         } else {

@@ -4,6 +4,7 @@ mod commands;
 mod console;
 mod engine;
 mod failure;
+mod input;
 mod model;
 mod output;
 

@@ -170,7 +170,7 @@ fn help_names_every_default_of_generation() {
 
     Options:
           --prompt <TEXT>
-              What to continue; - reads it from stdin [default: a new line]
+              What to continue; - reads it from stdin [default: a new line, if the model knows it]
 
           --tokens <N>
               How many tokens to write
@@ -448,7 +448,7 @@ fn training_shows_data_model_and_progress_and_ends_with_a_sample() {
     validation  2,400 characters, 84 lines, 52 different, 3 unknown (0.12 %)
     frequent    ' ' 534, 'e' 335, 't' 259, 'i' 206, 'o' 205, 's' 187, 'a' 179, 'n' 176, 'r' 173, 'h' 153
     unknown in validation  'D' 1, 'P' 1, 'q' 1
-    batches     4 streams of 899 tokens, windows of 16; 3,596 targets an epoch, 3 tokens at the end unused
+    batches     4 streams of 899 tokens, windows of 16; 3,596 targets an epoch; unused at the end: 3 tokens, and 15 of the validation text
 
     embedding.weight                     53 × 8          424
     lstm.layers.0.weight_ih              76 × 8          608
@@ -475,9 +475,11 @@ fn training_shows_data_model_and_progress_and_ends_with_a_sample() {
 
     let json = json(&scratch.succeed(&format!("train recipe.toml --json --set train.max-steps=9 {PLAIN}")));
     let keys: Vec<&str> = json.keys().map(String::as_str).collect();
-    assert_snapshot!(keys.join(" "), @"best-bits-per-char best-loss-nats best-step reason run sample step");
+    assert_snapshot!(keys.join(" "), @"
+    best_bits_per_char best_loss_nats best_step reason run sample step
+    ");
     assert_eq!((json["run"].as_str(), json["reason"].as_str()), (Some("runs/recipe-002"), Some("completed")));
-    assert_close(number(&json, "best-bits-per-char"), number(&json, "best-loss-nats") / std::f64::consts::LN_2);
+    assert_close(number(&json, "best_bits_per_char"), number(&json, "best_loss_nats") / std::f64::consts::LN_2);
     assert_snapshot!(names(&scratch.join("runs/recipe-002")).join(" "), @"best.safetensors config.toml last metrics.jsonl previous run.lock samples tensorboard");
 }
 
@@ -551,18 +553,20 @@ fn a_score_names_what_it_was_divided_by_and_its_units_agree() {
     let line = scratch.succeed(&format!("evaluate run text.txt --json {PLAIN}"));
     let score = json(&line);
     let keys: Vec<&str> = score.keys().map(String::as_str).collect();
-    assert_snapshot!(keys.join(" "), @"bits-per-byte bits-per-char bytes chars encoding loss-nats perplexity text tokens total-nats unknown");
+    assert_snapshot!(keys.join(" "), @"
+    bits_per_byte bits_per_char bytes chars encoding loss_nats perplexity text tokens total_nats unknown
+    ");
     let counts = ["tokens", "chars", "bytes", "unknown"].map(|key| score[key].as_u64());
     assert_eq!(counts, [2499, 2499, 2500, 1].map(Some), "the first character has nothing before it");
-    let total = number(&score, "total-nats");
-    assert_close(number(&score, "loss-nats"), total / 2499.0);
+    let total = number(&score, "total_nats");
+    assert_close(number(&score, "loss_nats"), total / 2499.0);
     assert_close(number(&score, "perplexity"), (total / 2499.0).exp());
-    assert_close(number(&score, "bits-per-char"), total / 2499.0 / std::f64::consts::LN_2);
-    assert_close(number(&score, "bits-per-byte"), total / 2500.0 / std::f64::consts::LN_2);
+    assert_close(number(&score, "bits_per_char"), total / 2499.0 / std::f64::consts::LN_2);
+    assert_close(number(&score, "bits_per_byte"), total / 2500.0 / std::f64::consts::LN_2);
 
     let bytes = scratch.read("text.txt");
     let piped = json(&fed(&scratch, &format!("evaluate run - --json {PLAIN}"), &bytes));
-    assert_eq!(number(&piped, "total-nats").to_bits(), total.to_bits());
+    assert_eq!(number(&piped, "total_nats").to_bits(), total.to_bits());
 }
 
 /// A line with `#` for its first number, which was measured; counts stay.

@@ -12,6 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use insta::assert_snapshot;
+use refrain::kernels::Isa;
 use support::{Scratch, assert_same_outcome, copy_folder, names, text, transcript};
 
 const SIGKILL: i32 = 9;
@@ -398,6 +399,36 @@ fn another_recipe_or_corpus_is_refused_by_name() {
     scratch.write("corpus.txt", support::shakespeare(6000));
     scratch.succeed("train recipe.toml --resume stopped --set model.hidden-size=19");
     assert_same_outcome(&scratch.join("stopped"), &scratch.join("whole"));
+}
+
+#[test]
+fn an_edited_recipe_of_the_run_is_refused_by_name() {
+    let scratch = whole_and_stopped();
+    let before = support::outcome(&scratch.join("stopped"));
+    let config = String::from_utf8(scratch.read("stopped/config.toml")).expect("UTF-8");
+    for (line, edited) in [("batch-size = 4", "batch-size = 5"), ("num-layers = 2", "num-layers = 3")] {
+        assert!(config.contains(&format!("\n{line}\n")), "{config}");
+        scratch.write("stopped/config.toml", config.replace(&format!("\n{line}\n"), &format!("\n{edited}\n")));
+        let log = scratch.transcript("train --resume stopped");
+        let wanted = format!(
+            "stopped was started with another recipe: {}",
+            if line.starts_with("batch") {
+                "train.batch-size: 4 in the run, 5 in the recipe"
+            } else {
+                "model.num-layers: 2 in the run, 3 in the recipe"
+            }
+        );
+        assert!(log.starts_with("exit status: 1\n") && log.contains(&wanted), "{log}");
+    }
+    scratch.write("stopped/config.toml", config);
+    assert_eq!(support::outcome(&scratch.join("stopped")), before, "a refusal changed something");
+}
+
+#[test]
+fn another_kernel_is_told() {
+    let scratch = whole_and_stopped();
+    let log = scratch.transcript("train --resume stopped --kernel portable");
+    assert!(Isa::detect() == Isa::Portable || log.contains(", portable from here: it rounds differently\n"), "{log}");
 }
 
 #[test]

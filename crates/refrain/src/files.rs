@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sha2::{Digest, Sha256};
+
 const TEMPORARY_PREFIX: &str = ".refrain-";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
@@ -108,6 +110,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// Creates a file that must not exist yet, writes it and syncs it to the disk.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     File::create_new(path).and_then(|file| write_and_sync(file, bytes)).map_err(because("write", path))
+}
+
+/// SHA-256 of `parts` one after the other, in hexadecimal.
+pub(crate) fn sha256(parts: &[&[u8]]) -> String {
+    let digest = parts.iter().fold(Sha256::new(), Sha256::chain_update).finalize();
+    digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// Makes creations, renames and removals inside a folder survive a power cut.

@@ -33,6 +33,8 @@ pub(crate) enum Allowed {
     Boolean,
     /// An integer of at least this.
     Integer(i64),
+    /// An integer from 1 up to this, beyond which there is no use but a slip of the keyboard.
+    Size(i64),
     /// A finite number.
     Number(Range),
     /// Two finite numbers.
@@ -95,6 +97,7 @@ impl Allowed {
             (Self::Text, Value::String(_)) | (Self::Boolean, Value::Boolean(_)) => true,
             (Self::NonEmptyText, Value::String(text)) => !text.is_empty(),
             (Self::Integer(low), Value::Integer(x)) => *x >= low,
+            (Self::Size(high), Value::Integer(x)) => (1..=high).contains(x),
             (Self::Number(range), value) => number(value).is_some_and(|x| range.contains(x)),
             (Self::Pair(range), Value::Array(values)) => {
                 values.len() == 2 && values.iter().all(|value| number(value).is_some_and(|x| range.contains(x)))
@@ -118,6 +121,7 @@ impl fmt::Display for Allowed {
             Self::NonEmptyText => f.write_str("text that is not empty"),
             Self::Boolean => f.write_str("true or false"),
             Self::Integer(low) => write!(f, "an integer of at least {low}"),
+            Self::Size(high) => write!(f, "an integer from 1 to {high}"),
             Self::Number(range) => write!(f, "a number {range}"),
             Self::Pair(range) => write!(f, "two numbers [a, b], each {range}"),
         }

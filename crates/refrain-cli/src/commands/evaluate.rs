@@ -1,20 +1,16 @@
 //! `refrain evaluate`.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use refrain::data::grouped;
-use refrain::files::FileError;
 use refrain::tasks::score_stream;
-use refrain::text::{Encoding, TextError, Vocabulary, decode};
-use refrain::train::TrainError;
+use refrain::text::{Encoding, Vocabulary};
 use serde_json::json;
 
 use crate::console::Console;
 use crate::engine::EngineArgs;
-use crate::failure::Usage;
-use crate::{model, output};
+use crate::{input, model, output};
 
 /// Score a text: loss, perplexity, bits per character and per byte
 ///
@@ -39,16 +35,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let engine = args.engine.install()?;
     let trained = model::load(&args.model)?;
-    let (name, bytes) = if args.text.as_os_str() == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).context("cannot read the text from stdin")?;
-        ("stdin".to_owned(), bytes)
-    } else {
-        let bytes = std::fs::read(&args.text);
-        let bytes = bytes.map_err(|reason| TrainError::from(FileError::new("read", &args.text, reason)))?;
-        (args.text.display().to_string(), bytes)
-    };
-    let decoded = decode(&bytes, args.encoding).map_err(|error| undecodable(&name, &error, args.encoding))?;
+    let (name, decoded) = input::read(&args.text, args.encoding)?;
     let mut console = Console::new();
     console.line(&format!("{name}: {} ({}); {engine}", decoded.encoding, decoded.reason));
     let chars = decoded.text.chars().count();
@@ -62,11 +49,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         return output::json(&json!({
             "text": name,
             "encoding": decoded.encoding,
-            "loss-nats": score.loss_nats(),
+            "loss_nats": score.loss_nats(),
             "perplexity": score.perplexity(),
-            "bits-per-char": score.bits_per_char(),
-            "bits-per-byte": score.bits_per_byte(),
-            "total-nats": score.total_nats,
+            "bits_per_char": score.bits_per_char(),
+            "bits_per_byte": score.bits_per_byte(),
+            "total_nats": score.total_nats,
             "tokens": score.tokens,
             "chars": score.chars,
             "bytes": score.bytes,
@@ -92,14 +79,4 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         writeln!(report, "unknown         {} characters ({percent:.2} %), scored as <unk>", grouped(unknown as u64))?;
     }
     output::write(report.as_bytes())
-}
-
-/// What is wrong with the bytes; the hint of the library is for recipes, which this command has none of.
-fn undecodable(name: &str, error: &TextError, forced: Option<Encoding>) -> anyhow::Error {
-    let hint = match (error, forced) {
-        (TextError::Utf32, _) => error.hint().unwrap_or_default(),
-        (_, Some(_)) => "leave --encoding out to have it detected, or repair the file",
-        (_, None) => "repair the file, or name its encoding with --encoding",
-    };
-    Usage::error(format!("{name}: {error}"), hint)
 }

@@ -1,10 +1,8 @@
 //! `refrain generate`.
 
-use std::io::Read as _;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::ValueEnum;
 use refrain::decode::{Generation, SampleConfig, Sampler};
 use refrain::text::Vocabulary;
@@ -13,7 +11,7 @@ use serde_json::json;
 use crate::console::Console;
 use crate::engine::EngineArgs;
 use crate::failure::Usage;
-use crate::{model, output};
+use crate::{input, model, output};
 
 /// Let a model continue a prompt
 ///
@@ -23,9 +21,9 @@ use crate::{model, output};
 pub(crate) struct Args {
     /// A run's folder, whose best model is taken, or a model file
     run_or_model: PathBuf,
-    /// What to continue; - reads it from stdin [default: a new line]
-    #[arg(long, value_name = "TEXT", default_value = "\n", hide_default_value = true, allow_hyphen_values = true)]
-    prompt: String,
+    /// What to continue; - reads it from stdin [default: a new line, if the model knows it]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
     /// How many tokens to write
     #[arg(long, value_name = "N", default_value_t = SampleConfig::default().tokens)]
     tokens: usize,
@@ -76,16 +74,7 @@ fn top_k(text: &str) -> Result<NonZeroUsize, String> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     args.engine.install()?;
     let trained = model::load(&args.run_or_model)?;
-    let mut prompt = args.prompt.clone();
-    if prompt == "-" {
-        prompt.clear();
-        std::io::stdin().read_to_string(&mut prompt).context("cannot read the prompt from stdin as UTF-8")?;
-    }
-    let prompt = known(prompt, &trained.vocabulary, args.unknown)?;
-    let tokens = trained.vocabulary.encode(&prompt);
-    if tokens.is_empty() {
-        return Err(Usage::error("the prompt is empty", "give at least one character, such as a new line"));
-    }
+    let (prompt, tokens) = prompt(args, &trained.vocabulary)?;
     let sampler = Sampler { temperature: args.temperature, top_k: args.top_k.map(NonZeroUsize::get) };
     for sample in 0..args.num {
         let generation = Generation::new(&trained.model, tokens.clone(), sampler, args.seed, sample).take(args.tokens);
@@ -106,6 +95,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         output::write(b"\n")?;
     }
     Ok(())
+}
+
+/// The prompt and its tokens.
+fn prompt(args: &Args, vocabulary: &Vocabulary) -> anyhow::Result<(String, Vec<u32>)> {
+    const NEW_LINE: &str = "\n";
+    let prompt = match args.prompt.as_deref() {
+        Some("-") => input::read(Path::new("-"), None)?.1.text,
+        Some(prompt) => prompt.to_owned(),
+        None if vocabulary.unknown_chars(NEW_LINE).is_empty() => NEW_LINE.to_owned(),
+        // A model of a text without lines begins as it does after anything it does not know.
+        None => return Ok((String::new(), vec![Vocabulary::UNKNOWN])),
+    };
+    let prompt = known(prompt, vocabulary, args.unknown)?;
+    let tokens = vocabulary.encode(&prompt);
+    if tokens.is_empty() {
+        return Err(Usage::error("the prompt is empty", "give at least one character, or leave --prompt out"));
+    }
+    Ok((prompt, tokens))
 }
 
 /// The prompt by the rule for unknown characters, which are named on stderr.

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             .map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape, "dtype": "f32" }))
             .collect();
         return output::json(&json!({
-            "file": file,
+            "file": file.display().to_string(),
             "bytes": bytes,
             "task": "language-model",
             "model": trained.config,

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::CommandFactory as _;
-use refrain::files::write_atomic;
+use refrain::files::{FileError, write_atomic};
 
 /// Write the manual pages, one a command
 ///
@@ -17,7 +16,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    fs::create_dir_all(&args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
+    fs::create_dir_all(&args.dir).map_err(|reason| FileError::new("create", &args.dir, reason))?;
     let mut root = crate::Cli::command();
     root.build();
     let commands = std::iter::once(root.clone()).chain(root.get_subcommands().cloned());

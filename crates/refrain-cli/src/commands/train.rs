@@ -157,12 +157,14 @@ fn summarise(console: &mut Console, trainer: &Trainer, recipe: &Recipe, engine: 
     }
     let train = &recipe.train;
     console.line(&format!(
-        "batches     {} streams of {} tokens, windows of {}; {} targets an epoch, {} tokens at the end unused",
+        "batches     {} streams of {} tokens, windows of {}; {} targets an epoch; unused at the end: {} tokens, and {} \
+         of the validation text",
         train.batch_size,
         grouped((data.train.targets() / train.batch_size) as u64),
         train.seq_len,
         grouped(data.train.targets() as u64),
         data.train.unused_tokens(),
+        data.valid.unused_tokens(),
     ));
     let tensors = trainer.model().to_tensors();
     console.line("");
@@ -209,11 +211,11 @@ fn finish(console: &mut Console, outcome: &Outcome, folder: &Path, json: bool) -
     if json {
         output::json(&serde_json::json!({
             "reason": reason,
-            "run": folder,
+            "run": folder.display().to_string(),
             "step": outcome.step,
-            "best-step": outcome.best.as_ref().map(|best| best.step),
-            "best-loss-nats": outcome.best.as_ref().map(|best| best.loss_nats),
-            "best-bits-per-char": outcome.best.as_ref().map(|best| best.loss_nats / LN_2),
+            "best_step": outcome.best.as_ref().map(|best| best.step),
+            "best_loss_nats": outcome.best.as_ref().map(|best| best.loss_nats),
+            "best_bits_per_char": outcome.best.as_ref().map(|best| best.loss_nats / LN_2),
             "sample": outcome.best.as_ref().map(|best| &best.sample),
         }))?;
     } else if let Some(best) = &outcome.best {

@@ -1,15 +1,13 @@
 //! The text to train on and the text to validate on.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::DataError;
-use crate::files::FileError;
+use crate::files::{FileError, sha256};
 use crate::setting::{Allowed, Range, Setting, empty_is_none};
 use crate::text::{Decoded, Encoding, decode};
 
@@ -138,12 +136,8 @@ fn read(
 ) -> Result<(String, SourceInfo), DataError> {
     let (path, bytes, decoded) = if let Some(builtin) = name.strip_prefix(BUILTIN_PREFIX) {
         let text = builtin_text(key, builtin)?;
-        let decoded = Decoded {
-            text: text.to_owned(),
-            encoding: Encoding::Utf8,
-            has_bom: false,
-            reason: "comes with the program".to_owned(),
-        };
+        let decoded =
+            Decoded { text: text.to_owned(), encoding: Encoding::Utf8, reason: "comes with the program".to_owned() };
         (name.to_owned(), text.len(), decoded)
     } else {
         let path = base_dir.join(name);
@@ -189,11 +183,7 @@ fn unreadable(key: &'static str, name: &str, base_dir: &Path, error: std::io::Er
 }
 
 fn fingerprint(train_text: &str, valid_text: &str) -> String {
-    let digest = Sha256::new().chain_update(train_text).chain_update([0xFF]).chain_update(valid_text).finalize();
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    sha256(&[train_text.as_bytes(), &[0xFF], valid_text.as_bytes()])
 }
 
 /// Serde for the encoding, where "auto" stands for none.

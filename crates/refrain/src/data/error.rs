@@ -79,6 +79,12 @@ pub enum DataError {
         /// Characters to validate on.
         valid: usize,
     },
+    /// A vocabulary of nothing but the unknown token.
+    #[error("no character of the training text occurs `data.min-count` = {min_count} times")]
+    NothingKnown {
+        /// The number asked for.
+        min_count: usize,
+    },
     /// A text in which nothing can be predicted.
     #[error("the text has {available} characters; at least 2 are needed, since nothing comes before the first")]
     NothingToPredict {
@@ -114,6 +120,7 @@ impl DataError {
             Self::Encoding { error, .. } => error.hint(),
             Self::TooShort { hint, .. } => Some(hint),
             Self::Split { .. } => Some("name a longer text, or a file of its own in `data.valid`"),
+            Self::NothingKnown { .. } => Some("lower data.min-count; 1 keeps every character"),
             Self::Empty { .. } | Self::ValidFraction { .. } | Self::NothingToPredict { .. } => None,
         }
     }

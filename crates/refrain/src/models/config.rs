@@ -58,9 +58,9 @@ impl Default for LanguageModelConfig {
 impl LanguageModelConfig {
     pub(crate) const SETTINGS: &'static [Setting] = &[
         Setting::new("cell", Allowed::OneOf(CellKind::NAMES)),
-        Setting::new("embedding-size", Allowed::Integer(1)),
-        Setting::new("hidden-size", Allowed::Integer(1)),
-        Setting::new("num-layers", Allowed::Integer(1)),
+        Setting::new("embedding-size", Allowed::Size(16_384)),
+        Setting::new("hidden-size", Allowed::Size(16_384)),
+        Setting::new("num-layers", Allowed::Size(64)),
         Setting::new("dropout", Allowed::Number(Range::BelowOne)),
         Setting::new("embedding-dropout", Allowed::Number(Range::BelowOne)),
         Setting::new("output-dropout", Allowed::Number(Range::BelowOne)),

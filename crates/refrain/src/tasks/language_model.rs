@@ -39,6 +39,9 @@ impl LanguageModelData {
     ) -> Result<Self, DataError> {
         let corpus = Corpus::load(config, base_dir)?;
         let vocabulary = Vocabulary::chars(&corpus.train_text, config.min_count);
+        if vocabulary.len() == 1 {
+            return Err(DataError::NothingKnown { min_count: config.min_count });
+        }
         let summary = DataSummary::new(&corpus, &vocabulary);
         let train = TokenStream::new(vocabulary.encode(&corpus.train_text)).windows(batch_size, seq_len)?;
         let valid_tokens = vocabulary.encode(&corpus.valid_text);

@@ -76,8 +76,6 @@ pub struct Decoded {
     pub text: String,
     /// The encoding it was in.
     pub encoding: Encoding,
-    /// Whether a byte order mark was removed.
-    pub has_bom: bool,
     /// Why this encoding was chosen, in a few words.
     pub reason: String,
 }
@@ -127,7 +125,7 @@ pub fn decode(bytes: &[u8], forced: Option<Encoding>) -> Result<Decoded, TextErr
         problem: bad.problem,
         hint: hint(encoding, forced.is_some()),
     })?;
-    Ok(Decoded { text, encoding, has_bom: marked.is_some(), reason })
+    Ok(Decoded { text, encoding, reason })
 }
 
 /// The first place that an encoding does not allow.
@@ -256,7 +254,7 @@ mod tests {
                 let decoded = decode(&encode(text, encoding), None).unwrap();
                 // ASCII is the same bytes in UTF-8 and GB18030.
                 let expected = if text.is_ascii() && encoding == Encoding::Gb18030 { Encoding::Utf8 } else { encoding };
-                assert_eq!((decoded.encoding, decoded.has_bom), (expected, false), "{text}");
+                assert_eq!(decoded.encoding, expected, "{text}");
                 assert_eq!(decoded.text, text);
             }
         }
@@ -270,7 +268,7 @@ mod tests {
             let decoded = decode(&bytes, None).unwrap();
             assert_eq!(decoded.text, "a你");
             assert_eq!(decoded.encoding, encoding);
-            assert!(decoded.has_bom && decoded.reason.ends_with("BOM"));
+            assert!(decoded.reason.ends_with("BOM"));
             assert_eq!(decode(&bytes, Some(encoding)).unwrap().text, "a你");
         }
     }

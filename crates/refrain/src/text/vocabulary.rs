@@ -18,22 +18,11 @@ pub struct Vocabulary {
     chars: Vec<char>,
 }
 
-/// Text as ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Encoded {
-    /// One id a character.
-    pub ids: Vec<u32>,
-    /// How many characters the vocabulary does not know.
-    pub unknown: usize,
-}
-
 /// A character that the vocabulary does not know, and where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownChar {
     /// The character.
     pub ch: char,
-    /// Its index in characters, from 0.
-    pub char_index: usize,
     /// Its line, from 1.
     pub line: usize,
     /// Its column in characters, from 1.
@@ -91,20 +80,13 @@ impl Vocabulary {
         text.chars().map(|ch| self.id(ch)).collect()
     }
 
-    /// The text as ids, and how many of them are unknown.
-    pub fn encode_counting(&self, text: &str) -> Encoded {
-        let ids = self.encode(text);
-        let unknown = ids.iter().filter(|id| **id == Self::UNKNOWN).count();
-        Encoded { ids, unknown }
-    }
-
     /// Every occurrence of a character that the vocabulary does not know, in order.
     pub fn unknown_chars(&self, text: &str) -> Vec<UnknownChar> {
         let mut unknown = Vec::new();
         let (mut line, mut column) = (1, 1);
-        for (char_index, ch) in text.chars().enumerate() {
+        for ch in text.chars() {
             if self.id(ch) == Self::UNKNOWN {
-                unknown.push(UnknownChar { ch, char_index, line, column });
+                unknown.push(UnknownChar { ch, line, column });
             }
             if ch == '\n' {
                 line += 1;
@@ -170,18 +152,17 @@ mod tests {
     #[test]
     fn rare_characters_are_unknown() {
         let vocabulary = Vocabulary::chars("banana", 2);
-        let encoded = vocabulary.encode_counting("banana");
-        assert_eq!(encoded.unknown, 1);
-        assert_eq!(encoded.ids, [0, 1, 2, 1, 2, 1]);
-        assert_eq!(vocabulary.decode(&encoded.ids), "\u{fffd}anana");
+        let ids = vocabulary.encode("banana");
+        assert_eq!(ids, [0, 1, 2, 1, 2, 1]);
+        assert_eq!(vocabulary.decode(&ids), "\u{fffd}anana");
     }
 
     #[test]
     fn unknown_characters_are_located() {
         let vocabulary = Vocabulary::chars("abc\n", 1);
         let unknown = vocabulary.unknown_chars("ab\nc😀c\n!");
-        let places: Vec<_> = unknown.iter().map(|at| (at.ch, at.char_index, (at.line, at.column))).collect();
-        assert_eq!(places, [('😀', 4, (2, 2)), ('!', 7, (3, 1))]);
+        let places: Vec<_> = unknown.iter().map(|at| (at.ch, (at.line, at.column))).collect();
+        assert_eq!(places, [('😀', (2, 2)), ('!', (3, 1))]);
     }
 
     #[test]
@@ -220,9 +201,9 @@ mod tests {
         #[test]
         fn known_text_round_trips(text in "\\PC*[\n\t\"]?") {
             let vocabulary = Vocabulary::chars(&text, 1);
-            let encoded = vocabulary.encode_counting(&text);
-            prop_assert_eq!(encoded.unknown, 0);
-            prop_assert_eq!(vocabulary.decode(&encoded.ids), text);
+            let ids = vocabulary.encode(&text);
+            prop_assert!(!ids.contains(&Vocabulary::UNKNOWN));
+            prop_assert_eq!(vocabulary.decode(&ids), text);
         }
 
         #[test]
@@ -236,10 +217,8 @@ mod tests {
         fn every_unknown_character_is_counted_and_located(known in "[a-e]*", text in "[a-j\n]*") {
             let vocabulary = Vocabulary::chars(&known, 1);
             let located = vocabulary.unknown_chars(&text);
-            prop_assert_eq!(located.len(), vocabulary.encode_counting(&text).unknown);
-            let chars: Vec<char> = text.chars().collect();
+            prop_assert_eq!(located.len(), text.chars().filter(|ch| !known.contains(*ch)).count());
             for place in located {
-                prop_assert_eq!(chars[place.char_index], place.ch);
                 let line = text.split('\n').nth(place.line - 1).unwrap();
                 prop_assert_eq!(line.chars().nth(place.column - 1).unwrap_or('\n'), place.ch);
             }

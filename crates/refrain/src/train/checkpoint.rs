@@ -10,9 +10,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::files::{self, FileError, because};
+use crate::files::{self, FileError, because, sha256};
 
 const LAST: &str = "last";
 const PREVIOUS: &str = "previous";
@@ -36,17 +35,6 @@ pub struct Loaded {
     pub files: BTreeMap<String, Vec<u8>>,
     /// What the user should know about how it was found, a line each; empty when all was well.
     pub notes: Vec<String>,
-    /// Which checkpoint it is.
-    pub source: CheckpointSource,
-}
-
-/// Which of the checkpoints was loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckpointSource {
-    /// The newest one.
-    Last,
-    /// The one before it, because the newest is damaged or missing.
-    Previous,
 }
 
 /// A checkpoint that could not be saved or found.
@@ -166,11 +154,7 @@ impl CheckpointStore {
                     if name == LAST || name == STAGED {
                         self.tidy();
                     }
-                    let source = match name {
-                        LAST | STAGED => CheckpointSource::Last,
-                        _ => CheckpointSource::Previous,
-                    };
-                    return Ok(Loaded { files, notes, source });
+                    return Ok(Loaded { files, notes });
                 }
             }
         }
@@ -278,7 +262,7 @@ fn stage(folder: &Path, files: &[(&str, &[u8])]) -> Result<(), FileError> {
     for &(name, bytes) in files {
         assert!(is_plain(name), "`{name}` cannot be the name of a file in a checkpoint");
         files::write_new(&folder.join(name), bytes)?;
-        let entry = ManifestEntry { bytes: bytes.len() as u64, sha256: sha256(bytes) };
+        let entry = ManifestEntry { bytes: bytes.len() as u64, sha256: sha256(&[bytes]) };
         assert!(entries.insert(name.to_string(), entry).is_none(), "`{name}` stands twice in a checkpoint");
     }
     let manifest = Manifest { format: FORMAT.into(), files: entries };
@@ -305,7 +289,7 @@ fn verify(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, Fault> {
         if bytes.len() as u64 != entry.bytes {
             return Err(Fault::Size { name, found: bytes.len() as u64, expected: entry.bytes });
         }
-        if sha256(&bytes) != entry.sha256 {
+        if sha256(&[&bytes]) != entry.sha256 {
             return Err(Fault::Content { name });
         }
         files.insert(name, bytes);
@@ -328,10 +312,6 @@ fn is_plain(name: &str) -> bool {
 /// Whether anything has this name, be it a link to nowhere.
 fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]
@@ -376,7 +356,7 @@ mod tests {
         assert_eq!(verify(&scratch.join(LAST)).expect("whole"), files(3));
         assert_eq!(verify(&scratch.join(PREVIOUS)).expect("whole"), files(2));
         let loaded = store.load().expect("loaded");
-        assert_eq!((loaded.files, loaded.source), (files(3), CheckpointSource::Last));
+        assert_eq!(loaded.files, files(3));
         assert!(loaded.notes.is_empty());
     }
 
@@ -403,7 +383,7 @@ mod tests {
                 damage(&scratch.join(LAST).join(name));
 
                 let loaded = store.load().expect("the one before is whole");
-                assert_eq!((loaded.files, loaded.source), (files(1), CheckpointSource::Previous));
+                assert_eq!(loaded.files, files(1));
                 // A flipped bit of the manifest may show in the file that it vouches for.
                 let named = if name == MANIFEST { "" } else { name };
                 assert!(loaded.notes[0].starts_with(&format!("checkpoint last: {named}")), "{:?}", loaded.notes);
@@ -433,28 +413,27 @@ mod tests {
 
     #[test]
     fn a_kill_between_any_two_steps_of_a_save_leaves_the_newest_whole_checkpoint_to_load() {
-        use CheckpointSource::{Last, Previous};
         // The whole checkpoints in the folder, whether a part of one is staged, and what to load.
-        type Window<'a> = (&'a [(&'a str, u8)], &'a [&'a str], (u8, CheckpointSource));
+        type Window<'a> = (&'a [(&'a str, u8)], &'a [&'a str], u8);
         let windows: &[Window] = &[
-            (&[(PREVIOUS, 1), (LAST, 2)], &[STAGED], (2, Last)),
-            (&[(PREVIOUS, 1), (LAST, 2), (STAGED, 3)], &[], (2, Last)),
-            (&[(RETIRED, 1), (LAST, 2), (STAGED, 3)], &[], (2, Last)),
-            (&[(RETIRED, 1), (PREVIOUS, 2), (STAGED, 3)], &[], (3, Last)),
-            (&[(RETIRED, 1), (PREVIOUS, 2), (LAST, 3)], &[], (3, Last)),
-            (&[(PREVIOUS, 2), (LAST, 3)], &[RETIRED], (3, Last)),
+            (&[(PREVIOUS, 1), (LAST, 2)], &[STAGED], 2),
+            (&[(PREVIOUS, 1), (LAST, 2), (STAGED, 3)], &[], 2),
+            (&[(RETIRED, 1), (LAST, 2), (STAGED, 3)], &[], 2),
+            (&[(RETIRED, 1), (PREVIOUS, 2), (STAGED, 3)], &[], 3),
+            (&[(RETIRED, 1), (PREVIOUS, 2), (LAST, 3)], &[], 3),
+            (&[(PREVIOUS, 2), (LAST, 3)], &[RETIRED], 3),
             // The first and the second save of a run.
-            (&[(STAGED, 1)], &[], (1, Last)),
-            (&[(LAST, 1)], &[STAGED], (1, Last)),
-            (&[(PREVIOUS, 1), (STAGED, 2)], &[], (2, Last)),
+            (&[(STAGED, 1)], &[], 1),
+            (&[(LAST, 1)], &[STAGED], 1),
+            (&[(PREVIOUS, 1), (STAGED, 2)], &[], 2),
             // After a damaged `last` was set aside.
-            (&[(PREVIOUS, 1)], &[STAGED], (1, Previous)),
-            (&[(PREVIOUS, 1), (STAGED, 3)], &[], (3, Last)),
+            (&[(PREVIOUS, 1)], &[STAGED], 1),
+            (&[(PREVIOUS, 1), (STAGED, 3)], &[], 3),
             // A damaged `last` on top of a kill.
-            (&[(PREVIOUS, 1), (STAGED, 3)], &[LAST], (3, Last)),
-            (&[(RETIRED, 1)], &[LAST, STAGED], (1, Previous)),
+            (&[(PREVIOUS, 1), (STAGED, 3)], &[LAST], 3),
+            (&[(RETIRED, 1)], &[LAST, STAGED], 1),
         ];
-        for (whole, parts, (number, source)) in windows {
+        for (whole, parts, number) in windows {
             let scratch = Scratch::new();
             let store = CheckpointStore::new(scratch.path());
             let build = || {
@@ -468,9 +447,9 @@ mod tests {
             };
             build();
             let loaded = store.load().unwrap_or_else(|error| panic!("{whole:?} {parts:?}: {error}"));
-            assert_eq!((loaded.files, loaded.source), (files(*number), *source), "{whole:?} {parts:?}");
+            assert_eq!(loaded.files, files(*number), "{whole:?} {parts:?}");
             let again = store.load().expect("loading changes nothing that it needs");
-            assert_eq!((again.files, again.source), (files(*number), *source), "{whole:?} {parts:?}");
+            assert_eq!(again.files, files(*number), "{whole:?} {parts:?}");
 
             // Saving goes on after a load, and also without one.
             for _ in 0..2 {
@@ -532,7 +511,7 @@ mod tests {
         fs::write(scratch.join("secret"), b"secret").expect("written");
         fs::create_dir(scratch.join(LAST)).expect("made");
         for name in ["../secret", "..", "/etc/hostname", "a\\b"] {
-            let entry = ManifestEntry { bytes: 6, sha256: sha256(b"secret") };
+            let entry = ManifestEntry { bytes: 6, sha256: sha256(&[b"secret"]) };
             let manifest = Manifest { format: FORMAT.into(), files: [(name.to_string(), entry)].into() };
             let manifest = serde_json::to_vec(&manifest).expect("JSON");
             fs::write(scratch.join(LAST).join(MANIFEST), manifest).expect("written");

@@ -85,16 +85,16 @@ impl Default for TrainConfig {
 
 impl TrainConfig {
     pub(crate) const SETTINGS: &'static [Setting] = &[
-        Setting::new("batch-size", Allowed::Integer(1)),
-        Setting::new("seq-len", Allowed::Integer(1)),
-        Setting::new("epochs", Allowed::Integer(1)),
+        Setting::new("batch-size", Allowed::Size(65_536)),
+        Setting::new("seq-len", Allowed::Size(1_048_576)),
+        Setting::new("epochs", Allowed::Size(1_000_000)),
         Setting::new("max-steps", Allowed::Integer(0)),
         Setting::new("state", Allowed::OneOf(StateMode::NAMES)),
-        Setting::new("accumulate", Allowed::Integer(1)),
+        Setting::new("accumulate", Allowed::Size(65_536)),
         Setting::new("clip-norm", Allowed::Number(Range::NotNegative)),
         Setting::new("clip-value", Allowed::Number(Range::NotNegative)),
         Setting::new("eval-every", Allowed::Integer(0)),
-        Setting::new("eval-batch-size", Allowed::Integer(1)),
+        Setting::new("eval-batch-size", Allowed::Size(65_536)),
         Setting::new("log-every", Allowed::Integer(1)),
         Setting::new("sample-every", Allowed::Integer(0)),
         Setting::new("checkpoint-every", Allowed::Integer(0)),

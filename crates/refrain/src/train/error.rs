@@ -99,7 +99,7 @@ impl TrainError {
 /// A loss or gradient that is infinite or not a number, and what is known of where it began.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NotFinite {
-    /// `"loss"` or `"gradient"`.
+    /// `"loss"`, `"gradient"`, `"validation loss"` or `"updated weight"`.
     pub what: &'static str,
     /// The step, counted from 1.
     pub step: u64,
@@ -119,7 +119,8 @@ impl fmt::Display for NotFinite {
         }
         match &self.surge {
             Some((name, since, ratio)) => {
-                write!(f, "; the gradient of `{name}` grew first: {ratio:.0} times its running mean at step {since}")
+                let ratio = if *ratio < 1e6 { format!("{ratio:.0}") } else { format!("{ratio:.1e}") };
+                write!(f, "; the gradient of `{name}` grew first: {ratio} times its running mean at step {since}")
             }
             None => write!(f, "; no layer's gradient had grown tenfold before"),
         }

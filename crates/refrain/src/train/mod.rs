@@ -17,7 +17,7 @@ mod tensorboard;
 mod trainer;
 mod watch;
 
-pub use checkpoint::{CheckpointError, CheckpointSource, CheckpointStore, Loaded};
+pub use checkpoint::{CheckpointError, CheckpointStore, Loaded};
 pub use config::{StateMode, TrainConfig};
 pub use error::{NotFinite, TrainError};
 pub use events::{EvalRecord, LogRecord, MetricsLog, TrainRecord};

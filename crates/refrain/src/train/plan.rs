@@ -14,7 +14,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(windows_per_epoch: usize, accumulate: usize, epochs: u64, max_steps: Option<u64>) -> Self {
         let plan = Self { windows_per_epoch: windows_per_epoch as u64, accumulate: accumulate as u64, total_steps: 0 };
-        let total_steps = (epochs * plan.steps_per_epoch()).min(max_steps.unwrap_or(u64::MAX));
+        let total_steps = epochs.saturating_mul(plan.steps_per_epoch()).min(max_steps.unwrap_or(u64::MAX));
         Self { total_steps, ..plan }
     }
 

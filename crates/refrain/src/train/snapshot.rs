@@ -31,6 +31,8 @@ pub struct Progress {
     pub schedule: ScheduleState,
     /// Summed loss and tokens since the last line of the log.
     pub unlogged: Unlogged,
+    /// The instruction set of the steps so far.
+    pub kernel: String,
 }
 
 /// An evaluation that no later one has beaten.

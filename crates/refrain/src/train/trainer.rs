@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use refrain_kernels::Engine;
 
 use super::checkpoint::CheckpointError;
 use super::error::TrainError;
@@ -46,8 +47,9 @@ impl Trainer {
     /// A new run in `folder`, which gets the resolved recipe.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// When the recipe has a value out of range or the folder cannot be written.
     pub fn start(recipe: Recipe, data: LanguageModelData, folder: RunFolder) -> Result<Self, TrainError> {
+        recipe.validate()?;
         write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
         Self::from_the_beginning(recipe, data, folder, Vec::new())
     }
@@ -68,6 +70,11 @@ impl Trainer {
         let device = Device::flex().autodiff();
         let snapshot = Snapshot::from_files(&loaded.files, folder.path(), &device)?;
         let Snapshot { model, optimizer, carry, progress } = snapshot;
+        // The folder's config.toml can have been edited; the checkpoint has not.
+        let differences = Recipe::parse(&model.recipe, "the checkpoint's recipe")?.difference(&recipe);
+        if !differences.is_empty() {
+            return Err(TrainError::OtherRecipe { run: folder.path().to_owned(), differences });
+        }
         if progress.corpus != data.fingerprint {
             return Err(TrainError::OtherCorpus {
                 run: folder.path().to_owned(),
@@ -78,9 +85,7 @@ impl Trainer {
         }
         let optimizer = Optimizer::resume(recipe.optimizer.clone(), progress.step, optimizer);
         let learner = Learner::new(model.model, optimizer, carry);
-        let mut notes = folder.notes().to_vec();
-        notes.extend(loaded.notes);
-        Self::at(recipe, data, folder, learner, progress, notes)
+        Self::at(recipe, data, folder, learner, progress, loaded.notes)
     }
 
     fn from_the_beginning(
@@ -99,6 +104,7 @@ impl Trainer {
             evaluations_without_improvement: 0,
             schedule: ScheduleState::default(),
             unlogged: Unlogged::default(),
+            kernel: Engine::current().isa().to_string(),
         };
         Self::at(recipe, data, folder, learner, progress, notes)
     }
@@ -108,9 +114,23 @@ impl Trainer {
         data: LanguageModelData,
         folder: RunFolder,
         learner: Learner,
-        progress: Progress,
-        mut notes: Vec<String>,
+        mut progress: Progress,
+        notes_of_checkpoint: Vec<String>,
     ) -> Result<Self, TrainError> {
+        let mut notes = folder.notes().to_vec();
+        notes.extend(notes_of_checkpoint);
+        let unknown = data.vocabulary.unknown_chars(&recipe.sample.prompt);
+        if !unknown.is_empty() {
+            let chars: Vec<String> = unknown.iter().map(|unknown| format!("{:?}", unknown.ch)).collect();
+            let chars = chars.join(", ");
+            notes.push(format!("`sample.prompt` has {chars}, which the text has not: read as the unknown token"));
+        }
+        let kernel = Engine::current().isa().to_string();
+        if progress.kernel != kernel {
+            let began = std::mem::replace(&mut progress.kernel, kernel);
+            let kernel = &progress.kernel;
+            notes.push(format!("trained with kernel {began} so far, {kernel} from here: it rounds differently"));
+        }
         let train = &recipe.train;
         let plan = Plan::new(data.train.len(), train.accumulate, train.epochs, train.max_steps);
         let rate = recipe.optimizer.learning_rate;
@@ -176,7 +196,11 @@ impl Trainer {
     fn train(&mut self, observer: &mut dyn Observer) -> Result<Finish, TrainError> {
         let config = self.recipe.train.clone();
         let eval_every = if config.eval_every == 0 { self.plan.steps_per_epoch() } else { config.eval_every };
-        let mut clock = Clock { seconds: self.earlier_seconds, at_last_log: self.earlier_seconds, running: None };
+        let mut clock = Clock::new(self.earlier_seconds);
+        if self.progress.step == 0 {
+            // So that there is a state to go back to, whatever the first epoch brings.
+            self.save()?;
+        }
         loop {
             let step = self.progress.step;
             if step >= self.plan.total_steps {
@@ -195,7 +219,7 @@ impl Trainer {
             let at = (self.recipe.seed, step, rate);
             let report = self.learner.step(&self.data.train, &self.plan, &config, at, &self.device)?;
             self.progress.step += 1;
-            clock.stop();
+            clock.stop(report.tokens);
 
             let step = self.progress.step;
             let last = step == self.plan.total_steps;
@@ -228,8 +252,7 @@ impl Trainer {
         let Unlogged { nats, tokens } = std::mem::take(&mut self.progress.unlogged);
         let step = self.progress.step;
         let loss_nats = nats / tokens as f64;
-        let tokens_per_second = tokens as f64 / (clock.seconds - clock.at_last_log).max(f64::MIN_POSITIVE);
-        clock.at_last_log = clock.seconds;
+        let tokens_per_second = clock.tokens_per_second();
         let record = TrainRecord {
             step,
             epoch: self.plan.epoch_after(step),
@@ -362,18 +385,34 @@ impl Trainer {
 /// Training time, evaluations and saving left out.
 struct Clock {
     seconds: f64,
-    at_last_log: f64,
+    /// Since the last line of the log, in this sitting: the time of an earlier one is not known.
+    lap_seconds: f64,
+    lap_tokens: u64,
     running: Option<Instant>,
 }
 
 impl Clock {
+    fn new(seconds: f64) -> Self {
+        Self { seconds, lap_seconds: 0.0, lap_tokens: 0, running: None }
+    }
+
+    /// The speed since it was last asked for.
+    fn tokens_per_second(&mut self) -> f64 {
+        let speed = self.lap_tokens as f64 / self.lap_seconds.max(f64::MIN_POSITIVE);
+        (self.lap_seconds, self.lap_tokens) = (0.0, 0);
+        speed
+    }
+
     fn start(&mut self) {
         self.running = Some(Instant::now());
     }
 
-    fn stop(&mut self) {
+    fn stop(&mut self, tokens: u64) {
         if let Some(begun) = self.running.take() {
-            self.seconds += begun.elapsed().as_secs_f64();
+            let seconds = begun.elapsed().as_secs_f64();
+            self.seconds += seconds;
+            self.lap_seconds += seconds;
+            self.lap_tokens += tokens;
         }
     }
 }

@@ -33,14 +33,20 @@ impl GradientWatch {
         }
         for (parameter, &norm) in norms.iter().enumerate() {
             let mean = &mut self.means[parameter];
-            let ratio = norm / mean.max(f64::MIN_POSITIVE);
+            if *mean == 0.0 {
+                // Nothing to compare with yet: the recurrent weights of a first step from a zero state, for one.
+                *mean = norm;
+                continue;
+            }
+            let ratio = norm / *mean;
             // A norm that is not a number compares false: it has surged.
             if ratio <= SURGE {
                 self.surges[parameter] = None;
-                *mean += NEWEST * (norm - *mean);
             } else {
                 self.surges[parameter].get_or_insert(Surge { parameter, since: step, ratio });
             }
+            // The mean follows a surge too, slowly: a new usual size is forgotten as one.
+            *mean += NEWEST * (norm.min(SURGE * *mean) - *mean);
         }
     }
 
@@ -65,6 +71,27 @@ mod tests {
         watch.observe(10, &[1.0, 50.0, 12.0]);
         watch.observe(11, &[f64::INFINITY, 500.0, f64::NAN]);
         assert_eq!(watch.first(), Some(&Surge { parameter: 1, since: 10, ratio: 50.0 }));
+    }
+
+    #[test]
+    fn a_new_usual_size_is_no_surge_for_long() {
+        let mut watch = GradientWatch::default();
+        watch.observe(0, &[1.0]);
+        for step in 1..100 {
+            watch.observe(step, &[20.0]);
+        }
+        assert_eq!(watch.first(), None);
+    }
+
+    #[test]
+    fn the_first_gradient_after_none_is_no_surge() {
+        let mut watch = GradientWatch::default();
+        watch.observe(0, &[0.0]);
+        watch.observe(1, &[1.0]);
+        watch.observe(2, &[2.0]);
+        assert_eq!(watch.first(), None);
+        watch.observe(3, &[30.0]);
+        assert_eq!(watch.first().map(|surge| surge.since), Some(3));
     }
 
     #[test]

@@ -70,15 +70,6 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// The recipe of a run without a recipe file: a character model on the bundled Shakespeare.
-    ///
-    /// # Panics
-    ///
-    /// Never: a test reads it.
-    pub fn built_in() -> Self {
-        Self::parse(BUILT_IN, "the built-in recipe").expect("the built-in recipe is sound")
-    }
-
     /// Reads a recipe; `origin` is the name of the file in error messages.
     ///
     /// # Errors

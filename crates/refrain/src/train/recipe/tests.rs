@@ -293,10 +293,13 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
     for (text, expected) in [
         (
             "[model]\nhidden-size = \"big\"",
-            "error: `model.hidden-size` must be an integer of at least 1, found the text \"big\", a.toml:2",
+            "error: `model.hidden-size` must be an integer from 1 to 16384, found the text \"big\", a.toml:2",
         ),
-        ("[model]\nhidden-size = 0", "error: `model.hidden-size` must be an integer of at least 1, found 0, a.toml:2"),
-        ("[train]\nepochs = 1.5", "error: `train.epochs` must be an integer of at least 1, found 1.5, a.toml:2"),
+        (
+            "[model]\nhidden-size = 0",
+            "error: `model.hidden-size` must be an integer from 1 to 16384, found 0, a.toml:2",
+        ),
+        ("[train]\nepochs = 1.5", "error: `train.epochs` must be an integer from 1 to 1000000, found 1.5, a.toml:2"),
         (
             "[model]\n\ndropout = 1",
             "error: `model.dropout` must be a number of at least 0 and below 1, found 1, a.toml:3",
@@ -407,7 +410,7 @@ fn dotted_and_inline_tables_are_read() {
 
 #[test]
 fn a_recipe_made_in_code_is_checked_too() {
-    let mut recipe = Recipe::built_in();
+    let mut recipe = Recipe::parse(BUILT_IN, "").unwrap();
     recipe.model.dropout = 1.0;
     let error = recipe.validate().unwrap_err();
     assert_eq!(error.to_string(), "`model.dropout` must be a number of at least 0 and below 1, found 1.0");
