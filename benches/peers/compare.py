@@ -5,6 +5,7 @@
     python compare.py layers   --threads 2 --rounds 5      # one LSTM layer, forward and backward
     python compare.py training --threads 2 --rounds 3      # the built-in recipe, to its end
     python compare.py training --max-steps 60 --rounds 5   # its first steps alone: speed
+    python compare.py generation --threads 1 --rounds 5    # one character after another
 
 Every round runs Refrain, PyTorch as it comes, and PyTorch under the allocator settings that spare it
 most of its page faults ("tuned"), one after the other, so that a machine whose speed drifts drifts for
@@ -19,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
@@ -119,15 +121,54 @@ def training(args):
         print(f"| {epoch} | {cells} | {seconds[1] / seconds[0]:.2f} | {seconds[2] / seconds[0]:.2f} |")
 
 
+def generation(args):
+    """Tokens a second by hidden size: embedding as wide as the state, two layers, one text."""
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        models = {hidden_size: Path(folder) / f"model-{hidden_size}" for hidden_size in (256, 512)}
+        for hidden_size, model in models.items():
+            sizes = [f"model.hidden-size={hidden_size}", f"model.embedding-size={hidden_size}", "train.max-steps=1"]
+            settings = [word for size in [*sizes, "schedule.warmup-steps=0"] for word in ("--set", size)]
+            run([args.refrain, "train", "--run-dir", model, *settings], "refrain", stderr=subprocess.DEVNULL)
+        for number in range(args.rounds):
+            for subject in SUBJECTS:
+                print(f"round {number + 1} of {args.rounds}: {subject}", file=sys.stderr)
+                threads = ["--threads", str(args.threads)]
+                if subject == "refrain":
+                    found = {size: refrain_tokens_per_second(args.refrain, model, threads) for size, model in models.items()}
+                else:
+                    command = [sys.executable, HERE / "torch_speed.py", "--only", "generate", *threads]
+                    lines = map(json.loads, run(command, subject).splitlines())
+                    found = {int(line["case"].split("-h")[1]): line["tokens_per_second"] for line in lines}
+                for hidden_size, speed in found.items():
+                    results.setdefault(hidden_size, {}).setdefault(subject, []).append(speed)
+    print("| H | Refrain, tokens/s | PyTorch | tuned | Refrain / PyTorch | Refrain / tuned |")
+    print("|---|---|---|---|---|---|")
+    for hidden_size, speeds in results.items():
+        own, plain, tuned = (median(speeds[subject]) for subject in SUBJECTS)
+        print(f"| {hidden_size} | {own:,.0f} | {plain:,.0f} | {tuned:,.0f} | {own / plain:.1f} | {own / tuned:.1f} |")
+
+
+def refrain_tokens_per_second(program, model, threads):
+    """By the difference of a long text and a short one, so that loading the model does not count."""
+
+    def seconds(tokens):
+        start = time.perf_counter()
+        run([program, "generate", model, "--tokens", str(tokens), *threads], "refrain", stderr=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    return 4000 / (seconds(4100) - seconds(100))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["layers", "training"])
+    parser.add_argument("what", choices=["layers", "training", "generation"])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3, help="round N trains with seed N")
     parser.add_argument("--max-steps", type=int, default=0, help="of training; 0 for the whole recipe")
     parser.add_argument("--refrain", type=Path, default=ROOT / "target/release/refrain", help="the built binary")
     args = parser.parse_args()
-    {"layers": layers, "training": training}[args.what](args)
+    {"layers": layers, "training": training, "generation": generation}[args.what](args)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 
 `step` is a whole training step: embedding, LSTM layers, linear head, mean cross entropy, backward,
 clipping by global norm, Adam. `layer` is one LSTM layer alone, forward and backward, its input's
-gradient included. Tensors are time-major, which is PyTorch's faster layout.
+gradient included. `generate` draws one token after another from a language model. Tensors are
+time-major, which is PyTorch's faster layout.
 
 Each case prints one JSON line with the median over its repeats, after two that do not count. Machines
 that are shared drift: run peer and subject in turn, several times, and compare medians. Much of
@@ -36,6 +37,8 @@ CASES = {
     "layer-h512-b64-t128": ("layer", 512, 1, 64, 128),
     "layer-h650-b20-t35": ("layer", 650, 1, 20, 35),
     "layer-h1024-b16-t100": ("layer", 1024, 1, 16, 100),
+    "generate-h256": ("generate", 256, 2, 1, 200),
+    "generate-h512": ("generate", 512, 2, 1, 200),
 }
 
 
@@ -70,6 +73,24 @@ def layer_alone(hidden_size, num_layers, batch_size, seq_len):
     return step
 
 
+def generation(hidden_size, num_layers, batch_size, num_tokens):
+    embedding = nn.Embedding(VOCAB_SIZE, hidden_size)
+    lstm = nn.LSTM(hidden_size, hidden_size, num_layers)
+    head = nn.Linear(hidden_size, VOCAB_SIZE)
+
+    @torch.inference_mode()
+    def generate():
+        token, state = torch.zeros(1, batch_size, dtype=torch.long), None
+        for _ in range(num_tokens):
+            output, state = lstm(embedding(token), state)
+            token = torch.multinomial(torch.softmax(head(output[0]) / 0.8, dim=-1), 1).T
+
+    return generate
+
+
+KINDS = {"step": training_step, "layer": layer_alone, "generate": generation}
+
+
 def seconds_of(step, repeats):
     for _ in range(2):
         step()
@@ -95,8 +116,7 @@ def main():
     for name, (kind, *sizes) in CASES.items():
         if args.only not in name and args.only not in kind:
             continue
-        build = training_step if kind == "step" else layer_alone
-        seconds = seconds_of(build(*sizes), args.repeats)
+        seconds = seconds_of(KINDS[kind](*sizes), args.repeats)
         _, _, batch_size, seq_len = sizes
         line = {
             "peer": f"torch {torch.__version__}",
