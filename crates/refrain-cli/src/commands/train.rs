@@ -24,7 +24,7 @@ use crate::output;
 ///
 /// Without an argument the built-in recipe trains a character model on the bundled Shakespeare. A text file is read as
 /// UTF-8, UTF-16 or GB18030, whichever it is; the decision is shown, and --set data.encoding=NAME overrules it. A file
-/// ending in .toml is a recipe; --dump-config prints every key with its default.
+/// ending in .toml is a recipe; --dump-config prints the complete recipe and trains nothing.
 ///
 /// Ctrl-C saves, scores the best model and ends; --resume goes on later, to the same bytes. A second Ctrl-C ends at once.
 #[derive(Debug, clap::Args)]

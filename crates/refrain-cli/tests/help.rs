@@ -1,0 +1,305 @@
+//! Help texts, completions and manual pages.
+
+mod support;
+
+use insta::assert_snapshot;
+use support::{Scratch, names, text, transcript};
+
+/// The help of a command; the indentation of its empty lines is left out.
+fn help(arguments: &str) -> String {
+    let help = Scratch::new().succeed(arguments);
+    help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn help_names_every_command() {
+    assert_snapshot!(help("--help"), @"
+    Recurrent sequence modelling and text generation: train a character language model on any text, and
+    let it write.
+
+    `refrain train` with no argument trains on the bundled Shakespeare and ends with a sample of what
+    was learned.
+
+    Usage: refrain <COMMAND>
+
+    Commands:
+      train        Train a model: on the bundled Shakespeare, on any text file, or by a recipe
+      generate     Let a model continue a prompt
+      evaluate     Score a text: loss, perplexity, bits per character and per byte
+      info         Show what is in a model file
+      completions  Print a completion script for a shell
+      man          Write the manual pages, one a command
+      help         Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+    ");
+    let scratch = Scratch::new();
+    let bare = scratch.run("");
+    assert_eq!(bare.status.code(), Some(2), "{}", transcript(&bare));
+    assert!(bare.stdout.is_empty() && text(&bare.stderr).contains("Usage: refrain <COMMAND>"));
+    assert_eq!(scratch.succeed("--version"), concat!("refrain ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn help_names_every_default_of_training() {
+    assert_snapshot!(help("train --help"), @"
+    Train a model: on the bundled Shakespeare, on any text file, or by a recipe
+
+    Without an argument the built-in recipe trains a character model on the bundled Shakespeare. A text
+    file is read as UTF-8, UTF-16 or GB18030, whichever it is; the decision is shown, and --set
+    data.encoding=NAME overrules it. A file ending in .toml is a recipe; --dump-config prints the
+    complete recipe and trains nothing.
+
+    Ctrl-C saves, scores the best model and ends; --resume goes on later, to the same bytes. A second
+    Ctrl-C ends at once.
+
+    Usage: refrain train [OPTIONS] [SOURCE]
+
+    Arguments:
+      [SOURCE]
+              A recipe (.toml) or a text file [default: the built-in recipe]
+
+    Options:
+          --set <KEY.PATH=VALUE>
+              Set a key of the recipe, such as model.hidden-size=512; may be repeated
+
+          --run-dir <DIR>
+              The run's folder, new or empty [default: runs/NAME-001, or the next free number]
+
+          --resume <RUN>
+              Go on with the run in this folder; a recipe or --set given besides must agree with the
+              run's
+
+          --dump-config
+              Print the complete recipe that these arguments make, and end
+
+          --json
+              Print the outcome, or the dumped recipe, as one JSON object
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Computing:
+          --threads <N>
+              Threads to compute with [default: the processors this process may use]
+
+              The result is the same to the byte with any number.
+
+          --kernel <NAME>
+              Instruction set of the kernels: auto, avx512, avx2 or portable
+
+              auto takes the fastest that this processor has. Results differ between instruction sets in
+              the last bits.
+
+              [default: auto]
+    ");
+}
+
+#[test]
+fn help_names_every_default_of_generation() {
+    assert_snapshot!(help("generate --help"), @"
+    Let a model continue a prompt
+
+    The text goes to stdout as it comes, the prompt first. The same seed gives the same text. A model of
+    characters never writes the unknown character.
+
+    Usage: refrain generate [OPTIONS] <RUN_OR_MODEL>
+
+    Arguments:
+      <RUN_OR_MODEL>
+              A run's folder, whose best model is taken, or a model file
+
+    Options:
+          --prompt <TEXT>
+              What to continue; - reads it from stdin [default: a new line, if the model knows it]
+
+          --tokens <N>
+              How many tokens to write
+
+              [default: 400]
+
+          --temperature <F>
+              Below 1 safer, above 1 wilder; 0 always takes the likeliest token
+
+              [default: 0.8]
+
+          --top-k <K>
+              Draw among the K likeliest tokens only [default: among all]
+
+          --seed <N>
+              The seed of the random draws
+
+              [default: 1]
+
+          --num <N>
+              How many texts to write; a line of three dashes stands between them
+
+              [default: 1]
+
+          --unknown <RULE>
+              What to do with characters of the prompt that the model does not know
+
+              Possible values:
+              - error:   Name them and stop
+              - replace: Name them and read them as the unknown token
+              - skip:    Name them and leave them out
+
+              [default: error]
+
+          --json
+              Print one JSON object a text, with `prompt` and `text`
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Computing:
+          --threads <N>
+              Threads to compute with [default: the processors this process may use]
+
+              The result is the same to the byte with any number.
+
+          --kernel <NAME>
+              Instruction set of the kernels: auto, avx512, avx2 or portable
+
+              auto takes the fastest that this processor has. Results differ between instruction sets in
+              the last bits.
+
+              [default: auto]
+    ");
+}
+
+#[test]
+fn help_names_every_argument_of_the_other_commands() {
+    assert_snapshot!(help("evaluate --help"), @"
+    Score a text: loss, perplexity, bits per character and per byte
+
+    The whole text is read as one stream, the state carried from its first character to its last. The
+    first character has nothing before it and is not scored. A character that the model does not know is
+    scored as the unknown token.
+
+    Usage: refrain evaluate [OPTIONS] <MODEL> <TEXT>
+
+    Arguments:
+      <MODEL>
+              A run's folder, whose best model is taken, or a model file
+
+      <TEXT>
+              The text; - reads it from stdin
+
+    Options:
+          --encoding <NAME>
+              How to read the text: utf-8, utf-16le, utf-16be or gb18030 [default: whichever it is]
+
+          --json
+              Print one JSON object
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Computing:
+          --threads <N>
+              Threads to compute with [default: the processors this process may use]
+
+              The result is the same to the byte with any number.
+
+          --kernel <NAME>
+              Instruction set of the kernels: auto, avx512, avx2 or portable
+
+              auto takes the fastest that this processor has. Results differ between instruction sets in
+              the last bits.
+
+              [default: auto]
+    ");
+    assert_snapshot!(help("info --help"), @"
+    Show what is in a model file
+
+    Usage: refrain info [OPTIONS] <MODEL>
+
+    Arguments:
+      <MODEL>  A run's folder, whose best model is taken, or a model file
+
+    Options:
+          --recipe   Print the whole recipe that trained it
+          --json     Print one JSON object
+      -h, --help     Print help
+      -V, --version  Print version
+    ");
+    assert_snapshot!(help("completions --help"), @"
+    Print a completion script for a shell
+
+    For bash: refrain completions bash > ~/.local/share/bash-completion/completions/refrain
+
+    Usage: refrain completions <SHELL>
+
+    Arguments:
+      <SHELL>
+              The shell
+
+              [possible values: bash, elvish, fish, powershell, zsh]
+
+    Options:
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+    ");
+    assert_snapshot!(help("man --help"), @"
+    Write the manual pages, one a command
+
+    Read one with: man -l DIR/refrain-train.1
+
+    Usage: refrain man <DIR>
+
+    Arguments:
+      <DIR>
+              The folder to write them to; made if it is missing
+
+    Options:
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+    ");
+}
+
+#[test]
+fn completions_know_every_command() {
+    let scratch = Scratch::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = scratch.succeed(&format!("completions {shell}"));
+        for word in ["train", "generate", "evaluate", "info", "completions", "man", "resume", "temperature"] {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
+    }
+}
+
+#[test]
+fn there_is_a_manual_page_for_every_command() {
+    let scratch = Scratch::new();
+    assert_eq!(scratch.succeed("man pages"), "");
+    let pages = names(&scratch.join("pages"));
+    assert_snapshot!(pages.join(" "), @"refrain-completions.1 refrain-evaluate.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-train.1 refrain.1");
+    for page in pages {
+        let roff = text(&scratch.read(&format!("pages/{page}")));
+        for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {
+            assert!(roff.contains(section), "{page} has no {section}");
+        }
+    }
+    assert!(text(&scratch.read("pages/refrain-generate.1")).contains("[default: 0.8]"));
+}
