@@ -109,7 +109,8 @@ fn help_names_every_default_of_generation() {
     Let a model continue a prompt
 
     The text goes to stdout as it comes, the prompt first. The same seed gives the same text. A model of
-    characters never writes the unknown character.
+    characters never writes the unknown character. A prompt is read as the beginning of a line: a new
+    line goes before it, unseen, unless it begins with one.
 
     Usage: refrain generate [OPTIONS] <RUN_OR_MODEL>
 

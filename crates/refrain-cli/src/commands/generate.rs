@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use refrain::decode::{Generation, SampleConfig, Sampler};
+use refrain::decode::{Generation, SampleConfig, Sampler, prompt_tokens};
 use refrain::text::Vocabulary;
 use serde_json::json;
 
@@ -16,7 +16,8 @@ use crate::{input, model, output};
 /// Let a model continue a prompt
 ///
 /// The text goes to stdout as it comes, the prompt first. The same seed gives the same text. A model of characters never
-/// writes the unknown character.
+/// writes the unknown character. A prompt is read as the beginning of a line: a new line goes before it, unseen, unless it
+/// begins with one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A run's folder, whose best model is taken, or a model file
@@ -104,14 +105,13 @@ fn prompt(args: &Args, vocabulary: &Vocabulary) -> anyhow::Result<(String, Vec<u
         Some("-") => input::read(Path::new("-"), None)?.1.text,
         Some(prompt) => prompt.to_owned(),
         None if vocabulary.unknown_chars(NEW_LINE).is_empty() => NEW_LINE.to_owned(),
-        // A model of a text without lines begins as it does after anything it does not know.
-        None => return Ok((String::new(), vec![Vocabulary::UNKNOWN])),
+        None => return Ok((String::new(), prompt_tokens(vocabulary, ""))),
     };
     let prompt = known(prompt, vocabulary, args.unknown)?;
-    let tokens = vocabulary.encode(&prompt);
-    if tokens.is_empty() {
+    if prompt.is_empty() {
         return Err(Usage::error("the prompt is empty", "give at least one character, or leave --prompt out"));
     }
+    let tokens = prompt_tokens(vocabulary, &prompt);
     Ok((prompt, tokens))
 }
 

@@ -2,8 +2,10 @@
 
 pub(crate) mod config;
 mod generate;
+mod prompt;
 mod sample;
 
 pub use config::SampleConfig;
 pub use generate::Generation;
+pub use prompt::prompt_tokens;
 pub use sample::Sampler;

@@ -18,12 +18,11 @@ use super::run_folder::RunFolder;
 use super::snapshot::{Best, Progress, Snapshot, Unlogged};
 use super::step::{Learner, StepReport};
 use super::tensorboard::EventWriter;
-use crate::decode::{Generation, Sampler};
+use crate::decode::{Generation, Sampler, prompt_tokens};
 use crate::files::write_atomic;
 use crate::models::{ArtefactError, LanguageModel, Provenance, TrainedModel};
 use crate::optim::{Optimizer, Schedule, ScheduleState};
 use crate::tasks::{LanguageModelData, score_windows};
-use crate::text::Vocabulary;
 
 /// A run under way.
 pub struct Trainer {
@@ -321,10 +320,7 @@ impl Trainer {
     fn sample_text(&self, model: &LanguageModel) -> String {
         let config = &self.recipe.sample;
         let vocabulary = &self.data.vocabulary;
-        let mut prompt = vocabulary.encode(&config.prompt);
-        if prompt.is_empty() {
-            prompt.push(Vocabulary::UNKNOWN);
-        }
+        let prompt = prompt_tokens(vocabulary, &config.prompt);
         let sampler = Sampler { temperature: config.temperature, top_k: config.top_k };
         let tokens: Vec<u32> =
             Generation::new(model, prompt, sampler, self.recipe.seed, 0).take(config.tokens).collect();
