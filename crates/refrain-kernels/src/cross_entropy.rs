@@ -10,6 +10,7 @@ use crate::arch::{Kernel, MulAdd};
 use crate::column_sums::add_column_sums;
 use crate::engine::Engine;
 use crate::gemm::{Beta, MatMut, MatRef, matmul};
+use crate::shape::elements;
 use crate::shared::SharedSlice;
 use crate::tile::{load, store};
 
@@ -69,8 +70,7 @@ pub fn linear_cross_entropy(
     let LinearCrossEntropy { hidden_size, vocab_size, .. } = args;
     let num_rows = args.targets.len();
     let check = |name: &str, len: usize, expected: &[usize]| {
-        let product = expected.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-        assert_eq!(Some(len), product, "{name} must be {expected:?}");
+        assert_eq!(Some(len), elements(expected), "{name} must be {expected:?}");
     };
     check("hidden", args.hidden.len(), &[num_rows, hidden_size]);
     check("weight", args.weight.len(), &[vocab_size, hidden_size]);

@@ -11,6 +11,7 @@ use crate::pack::{pack_columns, pack_row_blocks, pack_rows};
 use crate::pool::Member;
 use crate::prefetch::prefetch_run;
 use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS};
+use crate::shape::elements;
 use crate::shared::SharedSlice;
 use crate::tile::{Left, LeftColumns, LeftRows, ProductTile, RightPanel, TileStart, vectors_for};
 
@@ -40,7 +41,7 @@ impl<'a> MatRef<'a> {
     ///
     /// When `data` does not hold `rows * cols` floats.
     pub fn row_major(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a matrix [{rows}, {cols}] over {} floats", data.len());
+        assert_eq!(Some(data.len()), elements(&[rows, cols]), "a matrix [{rows}, {cols}] over {} floats", data.len());
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
@@ -97,7 +98,7 @@ impl<'a> MatMut<'a> {
     ///
     /// When `data` does not hold `rows * cols` floats.
     pub fn row_major(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a matrix [{rows}, {cols}] over {} floats", data.len());
+        assert_eq!(Some(data.len()), elements(&[rows, cols]), "a matrix [{rows}, {cols}] over {} floats", data.len());
         Self { data, rows, cols }
     }
 }

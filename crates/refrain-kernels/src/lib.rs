@@ -44,6 +44,7 @@ mod prefetch;
 pub mod recurrent;
 mod row_dot;
 mod scratch;
+mod shape;
 mod shared;
 mod tile;
 

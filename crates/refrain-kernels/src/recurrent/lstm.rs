@@ -21,6 +21,7 @@ mod stepwise;
 
 use crate::engine::Engine;
 use crate::scratch::FreeList;
+use crate::shape::elements;
 
 /// The sizes of a layer and its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,8 +182,7 @@ impl LstmShape {
     }
 
     fn check(self, name: &str, len: usize, expected: &[usize]) {
-        let product = expected.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-        assert_eq!(Some(len), product, "{name} must be {expected:?} for {self:?}");
+        assert_eq!(Some(len), elements(expected), "{name} must be {expected:?} for {self:?}");
     }
 
     fn check_inputs(self, inputs: &LstmInputs) {
