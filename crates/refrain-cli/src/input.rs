@@ -6,7 +6,6 @@ use std::path::Path;
 use anyhow::Context as _;
 use refrain::files::FileError;
 use refrain::text::{Decoded, Encoding, TextError, decode};
-use refrain::train::TrainError;
 
 use crate::failure::Usage;
 
@@ -17,8 +16,7 @@ pub(crate) fn read(path: &Path, forced: Option<Encoding>) -> anyhow::Result<(Str
         std::io::stdin().read_to_end(&mut bytes).context("cannot read stdin")?;
         ("stdin".to_owned(), bytes)
     } else {
-        let bytes = std::fs::read(path);
-        let bytes = bytes.map_err(|reason| TrainError::from(FileError::new("read", path, reason)))?;
+        let bytes = std::fs::read(path).map_err(|reason| FileError::new("read", path, reason))?;
         (path.display().to_string(), bytes)
     };
     let decoded = decode(&bytes, forced).map_err(|error| undecodable(&name, &error, forced))?;

@@ -89,8 +89,25 @@ fn a_model_that_knows_no_new_line_writes_without_a_prompt() {
     let log = text(&trained.stderr);
     let note = log.lines().find(|line| line.starts_with("note: ")).unwrap_or_else(|| panic!("no note: {log}"));
     assert_snapshot!(note, @r#"
-    note: `sample.prompt` has '\n', which the text has not: read as the unknown token
+    note: the text does not have these characters of `sample.prompt`: '\n' (U+000A, line 1 column 1); each is read as the unknown token
     "#);
     let written = scratch.succeed("generate run --tokens 20");
     assert_eq!(written.trim_end_matches('\n').chars().count(), 20, "{written:?}");
+}
+
+#[test]
+fn a_prompt_is_read_as_the_beginning_of_a_line() {
+    let scratch = Scratch::with_run();
+    let written = |prompt: &str| {
+        let mut command = scratch.refrain("generate run --tokens 30 --seed 3");
+        text(&command.args(["--prompt", prompt]).output().expect("the command starts").stdout)
+    };
+    assert_eq!(written("\nFirst"), format!("\n{}", written("First")));
+}
+
+#[test]
+fn the_sample_of_training_is_what_generation_writes() {
+    let scratch = Scratch::with_recipe();
+    let sample = scratch.succeed("train recipe.toml --run-dir run --set train.max-steps=20 --set sample.prompt=First");
+    assert_eq!(sample, scratch.succeed("generate run --prompt First --tokens 40 --seed 7"));
 }

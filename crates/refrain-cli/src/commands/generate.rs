@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use refrain::decode::{Generation, SampleConfig, Sampler, prompt_tokens};
-use refrain::text::Vocabulary;
+use refrain::text::{Vocabulary, name_unknown};
 use serde_json::json;
 
 use crate::console::Console;
@@ -100,11 +100,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 /// The prompt and its tokens.
 fn prompt(args: &Args, vocabulary: &Vocabulary) -> anyhow::Result<(String, Vec<u32>)> {
-    const NEW_LINE: &str = "\n";
     let prompt = match args.prompt.as_deref() {
         Some("-") => input::read(Path::new("-"), None)?.1.text,
         Some(prompt) => prompt.to_owned(),
-        None if vocabulary.unknown_chars(NEW_LINE).is_empty() => NEW_LINE.to_owned(),
+        None if vocabulary.id('\n') != Vocabulary::UNKNOWN => "\n".to_owned(),
         None => return Ok((String::new(), prompt_tokens(vocabulary, ""))),
     };
     let prompt = known(prompt, vocabulary, args.unknown)?;
@@ -117,23 +116,11 @@ fn prompt(args: &Args, vocabulary: &Vocabulary) -> anyhow::Result<(String, Vec<u
 
 /// The prompt by the rule for unknown characters, which are named on stderr.
 fn known(prompt: String, vocabulary: &Vocabulary, rule: Unknown) -> anyhow::Result<String> {
-    /// How many of them are named.
-    const NAMED: usize = 5;
     let unknown = vocabulary.unknown_chars(&prompt);
     if unknown.is_empty() {
         return Ok(prompt);
     }
-    let mut named: Vec<String> = unknown
-        .iter()
-        .take(NAMED)
-        .map(|found| {
-            format!("{:?} (U+{:04X}, line {} column {})", found.ch, u32::from(found.ch), found.line, found.column)
-        })
-        .collect();
-    if unknown.len() > NAMED {
-        named.push(format!("and {} more", unknown.len() - NAMED));
-    }
-    let message = format!("the model does not know these characters of the prompt: {}", named.join(", "));
+    let message = format!("the model does not know these characters of the prompt: {}", name_unknown(&unknown));
     match rule {
         Unknown::Error => Err(Usage::error(
             message,

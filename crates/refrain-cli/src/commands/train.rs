@@ -106,7 +106,7 @@ fn resolve(source: Option<&Path>, set: &[String]) -> anyhow::Result<Recipe> {
         Some(path) if path.extension().is_some_and(|extension| extension == "toml") => read_recipe(path, set),
         Some(path) => {
             // Before anything else: a mistyped name is the likeliest mistake.
-            std::fs::metadata(path).map_err(|reason| TrainError::from(FileError::new("read", path, reason)))?;
+            std::fs::metadata(path).map_err(|reason| FileError::new("read", path, reason))?;
             let path = path
                 .to_str()
                 .ok_or_else(|| Usage::error(format!("{}: the name is not UTF-8", path.display()), "rename the file"))?;
@@ -120,7 +120,7 @@ fn resolve(source: Option<&Path>, set: &[String]) -> anyhow::Result<Recipe> {
 
 fn read_recipe(path: &Path, set: &[String]) -> anyhow::Result<Recipe> {
     let name = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|reason| TrainError::from(FileError::new("read", path, reason)))?;
+    let bytes = std::fs::read(path).map_err(|reason| FileError::new("read", path, reason))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         Usage::error(format!("{name}: a recipe is UTF-8, this is not at byte offset {offset}"), "save it as UTF-8")

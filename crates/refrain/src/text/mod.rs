@@ -9,7 +9,7 @@ pub mod vocabulary;
 use thiserror::Error;
 
 pub use self::encoding::{Decoded, Encoding, decode};
-pub use self::vocabulary::{UnknownChar, Vocabulary};
+pub use self::vocabulary::{UnknownChar, Vocabulary, name_unknown};
 
 /// Why bytes could not become text, or text could not become tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

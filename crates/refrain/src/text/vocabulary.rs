@@ -29,6 +29,22 @@ pub struct UnknownChar {
     pub column: usize,
 }
 
+/// Names unknown characters with their places, the first few of them.
+pub fn name_unknown(unknown: &[UnknownChar]) -> String {
+    const NAMED: usize = 5;
+    let mut named: Vec<String> = unknown
+        .iter()
+        .take(NAMED)
+        .map(|found| {
+            format!("{:?} (U+{:04X}, line {} column {})", found.ch, u32::from(found.ch), found.line, found.column)
+        })
+        .collect();
+    if unknown.len() > NAMED {
+        named.push(format!("and {} more", unknown.len() - NAMED));
+    }
+    named.join(", ")
+}
+
 /// The form on disk: a string holds every character exactly once and in order.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -23,6 +23,7 @@ use crate::files::write_atomic;
 use crate::models::{ArtefactError, LanguageModel, Provenance, TrainedModel};
 use crate::optim::{Optimizer, Schedule, ScheduleState};
 use crate::tasks::{LanguageModelData, score_windows};
+use crate::text::name_unknown;
 
 /// A run under way.
 pub struct Trainer {
@@ -50,7 +51,7 @@ impl Trainer {
     pub fn start(recipe: Recipe, data: LanguageModelData, folder: RunFolder) -> Result<Self, TrainError> {
         recipe.validate()?;
         write_atomic(&folder.config(), recipe.to_toml().as_bytes())?;
-        Self::from_the_beginning(recipe, data, folder, Vec::new())
+        Self::from_the_beginning(recipe, data, folder, &[])
     }
 
     /// Goes on with the run in `folder` from its last checkpoint.
@@ -62,7 +63,7 @@ impl Trainer {
             // Stopped before its first checkpoint: the beginning is the state that it was in.
             Err(CheckpointError::NotFound { .. }) => {
                 let note = "no checkpoint yet: beginning again from step 0".to_owned();
-                return Self::from_the_beginning(recipe, data, folder, vec![note]);
+                return Self::from_the_beginning(recipe, data, folder, &[note]);
             }
             other => other?,
         };
@@ -84,14 +85,14 @@ impl Trainer {
         }
         let optimizer = Optimizer::resume(recipe.optimizer.clone(), progress.step, optimizer);
         let learner = Learner::new(model.model, optimizer, carry);
-        Self::at(recipe, data, folder, learner, progress, loaded.notes)
+        Self::at(recipe, data, folder, learner, progress, &loaded.notes)
     }
 
     fn from_the_beginning(
         recipe: Recipe,
         data: LanguageModelData,
         folder: RunFolder,
-        notes: Vec<String>,
+        notes: &[String],
     ) -> Result<Self, TrainError> {
         let device = Device::flex().autodiff();
         let model = recipe.model.init(data.vocabulary.len(), recipe.seed, &device);
@@ -114,15 +115,15 @@ impl Trainer {
         folder: RunFolder,
         learner: Learner,
         mut progress: Progress,
-        notes_of_checkpoint: Vec<String>,
+        notes: &[String],
     ) -> Result<Self, TrainError> {
-        let mut notes = folder.notes().to_vec();
-        notes.extend(notes_of_checkpoint);
+        let mut notes = [folder.notes(), notes].concat();
         let unknown = data.vocabulary.unknown_chars(&recipe.sample.prompt);
         if !unknown.is_empty() {
-            let chars: Vec<String> = unknown.iter().map(|unknown| format!("{:?}", unknown.ch)).collect();
-            let chars = chars.join(", ");
-            notes.push(format!("`sample.prompt` has {chars}, which the text has not: read as the unknown token"));
+            let named = name_unknown(&unknown);
+            notes.push(format!(
+                "the text does not have these characters of `sample.prompt`: {named}; each is read as the unknown token"
+            ));
         }
         let kernel = Engine::current().isa().to_string();
         if progress.kernel != kernel {
@@ -410,5 +411,21 @@ impl Clock {
             self.lap_seconds += seconds;
             self.lap_tokens += tokens;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_speed_counts_the_tokens_of_its_lap_alone() {
+        let mut clock = Clock::new(100.0);
+        (clock.lap_seconds, clock.lap_tokens) = (2.0, 600);
+        assert_eq!(clock.tokens_per_second().to_bits(), 300f64.to_bits());
+        assert_eq!(clock.tokens_per_second().to_bits(), 0f64.to_bits());
+        clock.start();
+        clock.stop(50);
+        assert!(clock.seconds >= 100.0 && clock.lap_tokens == 50);
     }
 }
