@@ -1,19 +1,15 @@
 //! The fused linear head, its loss and keyed dropout against the composed ones, gradients included.
 
-#[path = "support/compare.rs"]
-mod compare;
-#[path = "support/numbers.rs"]
-mod numbers;
+mod support;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Dispatch, Flex, backend_extension};
 use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor};
-use compare::{assert_close, values};
-use numbers::numbers;
 use refrain::kernels::DropoutKey;
 use refrain::nn::Linear;
 use refrain::nn::fused::{FusedOps, composed};
+use support::{assert_close, numbers, values};
 
 /// `[num_tokens, hidden_size, vocab_size]`
 const SIZES: [[usize; 3]; 5] = [[1, 1, 2], [3, 5, 7], [17, 33, 65], [129, 16, 31], [40, 2, 300]];

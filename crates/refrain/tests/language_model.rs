@@ -1,18 +1,14 @@
 //! The language model against PyTorch: loss, states and every gradient.
 
-#[path = "support/compare.rs"]
-mod compare;
-#[path = "support/golden.rs"]
-mod golden;
+mod support;
 
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor};
-use compare::{assert_close, values};
-use golden::Golden;
 use refrain::models::{Artefact, LanguageModelConfig, NamedTensor};
 use refrain::nn::LstmState;
 use refrain::optim::GradientSet;
+use support::{Golden, assert_close, values};
 
 /// Our parameter paths and the fixture's names.
 const NAMES: [(&str, &str, &str); 9] = [

@@ -1,11 +1,6 @@
 //! The fused LSTM against PyTorch, against the composed one, against finite differences and against itself.
 
-#[path = "support/compare.rs"]
-mod compare;
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/numbers.rs"]
-mod numbers;
+mod support;
 
 use std::sync::Mutex;
 
@@ -13,12 +8,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Dispatch, Flex, backend_extension};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use compare::{assert_close, values};
-use golden::Golden;
-use numbers::numbers;
 use refrain::kernels::{Engine, Isa};
 use refrain::nn::fused::composed;
 use refrain::nn::{Initializer, Lstm, LstmConfig, LstmState};
+use support::{Golden, assert_close, numbers, values};
 
 /// `[batch_size, seq_len, input_size, hidden_size]`: ones, primes, one past a vector.
 const SIZES: [[usize; 4]; 7] =

@@ -1,15 +1,11 @@
 //! The optimisers against PyTorch's, step by step.
 
-#[path = "support/compare.rs"]
-mod compare;
-#[path = "support/golden.rs"]
-mod golden;
+mod support;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use compare::{assert_close, values};
-use golden::Golden;
 use refrain::optim::{GradientSet, Optimizer, OptimizerConfig, OptimizerKind, ParameterGradient};
+use support::{Golden, assert_close, values};
 
 #[derive(Module, Debug)]
 struct OneParameter {

@@ -1,4 +1,6 @@
-//! Tensors that PyTorch computed.
+//! Fixtures, comparisons and made-up tensors that the integration tests share.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,4 +42,35 @@ impl Golden {
         let (shape, values) = self.tensors.get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture"));
         Tensor::from_data(TensorData::new(values.clone(), shape.clone()), device)
     }
+}
+
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec::<f32>().expect("f32")
+}
+
+/// Asserts that the largest difference is at most `tolerance` times the largest magnitude of `expected`.
+#[track_caller]
+pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}: lengths");
+    let scale = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    for (index, (a, b)) in found.iter().zip(expected).enumerate() {
+        let difference = (a - b).abs();
+        assert!(
+            difference <= tolerance * scale.max(f32::MIN_POSITIVE),
+            "{what}[{index}]: {a} against {b}, scale {scale}"
+        );
+    }
+}
+
+/// Numbers between −1 and 1 that follow no pattern a layer could hide behind.
+pub(crate) fn numbers<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
+    let count = shape.iter().product();
+    let mut state = seed.wrapping_mul(2_654_435_769) | 1;
+    let values: Vec<f32> = (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
