@@ -149,7 +149,7 @@ impl<F: Lane> Kernel for Map<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+    fn run<const W: usize, O: MulAdd>(self) {
         for (y, &x) in self.output.iter_mut().zip(self.input) {
             *y = F::lane::<O>(x);
         }

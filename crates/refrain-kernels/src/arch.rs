@@ -4,35 +4,43 @@
 //! wrapper per instruction set. Adding an instruction set is one file beside these and one arm in `Arch::run`.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::{Parts, multiply as amx_multiply};
+
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// AVX-512 F, BW, DQ and VL: 16 lanes, tiles of 12×32.
+    /// AVX-512 with the tile registers of AMX: products of bfloat16, of which f32 factors are three each.
+    Amx,
+    /// AVX-512 F, BW, DQ and VL: 16 lanes; bfloat16 by its instruction where there is one.
     Avx512,
-    /// AVX2 with FMA: 8 lanes, tiles of 6×16.
+    /// AVX2 with FMA: 8 lanes.
     Avx2,
-    /// Whatever the target always has, without fused multiply-add: tiles of 3×16.
+    /// Whatever the target always has, without fused multiply-add.
     Portable,
 }
 
 /// A name that is no instruction set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set `{name}`; one of avx512, avx2, portable is expected")]
+#[error("unknown instruction set `{name}`; one of amx, avx512, avx2, portable is expected")]
 pub struct ParseIsaError {
     name: String,
 }
 
 impl Isa {
     /// All instruction sets, best first.
-    const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Portable];
+    const ALL: [Self; 4] = [Self::Amx, Self::Avx512, Self::Avx2, Self::Portable];
 
     /// The best instruction set that this machine can run.
     pub fn detect() -> Self {
@@ -47,6 +55,10 @@ impl Isa {
     /// Whether this machine can run the instruction set.
     pub fn is_supported(self) -> bool {
         match self {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+            Self::Amx => Self::Avx512.is_supported() && amx::is_allowed(),
+            #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+            Self::Amx => false,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 is_x86_feature_detected!("avx512f")
@@ -64,9 +76,10 @@ impl Isa {
         }
     }
 
-    /// The name used on the command line: `avx512`, `avx2` or `portable`.
+    /// The name used on the command line: `amx`, `avx512`, `avx2` or `portable`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Amx => "amx",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Portable => "portable",
@@ -113,57 +126,70 @@ impl MulAdd for Separate {
     }
 }
 
-/// The most rows that a tile has on any instruction set.
-pub(crate) const MAX_ROWS: usize = 12;
-/// The most columns that a tile has on any instruction set.
-pub(crate) const MAX_WIDTH: usize = 32;
-
 /// Code to be compiled for an instruction set. `run` must be `#[inline(always)]`, and so must all it calls in hot loops.
 pub(crate) trait Kernel {
     type Output;
 
-    /// `W` lanes of a vector; a tile is `M` rows of `V` vectors; a tile of four gates holds `U = V * W / 4` units.
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) -> Self::Output;
+    /// `W` lanes of a vector.
+    fn run<const W: usize, O: MulAdd>(self) -> Self::Output;
+}
+
+/// How bfloat16 products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bf16Support {
+    /// By the tile registers.
+    Amx,
+    /// By the AVX-512 instruction.
+    Avx512,
+    /// By f32 instructions: right, but no faster than f32.
+    Emulated,
 }
 
 /// An instruction set that was found on this machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arch {
     isa: Isa,
+    bf16: Bf16Support,
 }
 
 impl Arch {
     pub(crate) fn new(isa: Isa) -> Option<Self> {
-        isa.is_supported().then_some(Self { isa })
+        let bf16 = match isa {
+            Isa::Amx => Bf16Support::Amx,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => Bf16Support::Avx512,
+            _ => Bf16Support::Emulated,
+        };
+        isa.is_supported().then_some(Self { isa, bf16 })
     }
 
     pub(crate) fn isa(self) -> Isa {
         self.isa
     }
 
+    pub(crate) fn bf16(self) -> Bf16Support {
+        self.bf16
+    }
+
     /// Lanes of a vector.
     pub(crate) fn lanes(self) -> usize {
         match self.isa {
-            Isa::Avx512 => 16,
-            Isa::Avx2 => 8,
-            Isa::Portable => 4,
+            Isa::Amx | Isa::Avx512 => 16,
+            Isa::Avx2 | Isa::Portable => 8,
         }
     }
 
-    /// Rows of a tile.
-    pub(crate) fn rows(self) -> usize {
-        match self.isa {
-            Isa::Avx512 => 12,
-            Isa::Avx2 => 6,
-            Isa::Portable => 3,
-        }
-    }
-
-    /// Columns of a tile.
-    pub(crate) fn width(self) -> usize {
-        match self.isa {
-            Isa::Avx512 => 32,
-            Isa::Avx2 | Isa::Portable => 16,
+    /// Rows of a tile whose columns fill `vectors` vectors.
+    ///
+    /// As many sums as the registers hold beside one row of the right factor and one element of the left. A tall tile reads
+    /// its panel less often than a wide one, and the panels of a recurrence often come from the third cache.
+    pub(crate) fn rows(self, vectors: usize) -> usize {
+        match (self.isa, vectors) {
+            (Isa::Amx, _) => 32,
+            (Isa::Avx512, 2) => 12,
+            (Isa::Avx512, _) => 8,
+            (Isa::Avx2, 2) => 6,
+            (Isa::Avx2 | Isa::Portable, _) => 4,
         }
     }
 
@@ -172,11 +198,52 @@ impl Arch {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Arch::new` is the only constructor and has found these features on this machine.
-            Isa::Avx512 => unsafe { avx512::run(kernel) },
+            Isa::Amx | Isa::Avx512 => unsafe { avx512::run(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { avx2::run(kernel) },
             _ => portable::run(kernel),
+        }
+    }
+
+    /// Runs the kernel compiled for AVX-512 with its bfloat16 instruction, which this arch must have.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn run_bf16<K: Kernel>(self, kernel: K) -> K::Output {
+        assert!(self.bf16 == Bf16Support::Avx512, "no bfloat16 instruction");
+        // SAFETY: `Arch::new` is the only constructor and has found the features of AVX-512 and this one.
+        unsafe { avx512::run_bf16(kernel) }
+    }
+
+    /// Readies the calling thread for tiles.
+    pub(crate) fn tiles(self) -> Tiles {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Amx {
+            // SAFETY: `Arch::new` has found that the processor has tile registers and the system allows their use.
+            unsafe { amx::configure() };
+        }
+        Tiles { arch: self, this_thread: PhantomData }
+    }
+}
+
+/// A thread that may compute tiles: where tile registers are used they are configured.
+pub(crate) struct Tiles {
+    arch: Arch,
+    /// The configuration is the thread's.
+    this_thread: PhantomData<*const ()>,
+}
+
+impl Tiles {
+    pub(crate) fn arch(&self) -> Arch {
+        self.arch
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.arch.isa == Isa::Amx {
+            // SAFETY: as for their configuration. Nothing lives in the tile registers between two tiles.
+            unsafe { amx::release() };
         }
     }
 }

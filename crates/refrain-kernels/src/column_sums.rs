@@ -55,7 +55,7 @@ impl Kernel for SumColumns<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+    fn run<const W: usize, O: MulAdd>(self) {
         let count = self.out.len();
         let cols = self.first..self.first + count;
         if !self.a.has_contiguous_rows() {

@@ -9,6 +9,7 @@ use crate::activation::exp_lane;
 use crate::arch::{Kernel, MulAdd};
 use crate::column_sums::add_column_sums;
 use crate::engine::Engine;
+use crate::format::Precision;
 use crate::gemm::{Beta, MatMut, MatRef, matmul};
 use crate::shape::elements;
 use crate::shared::SharedSlice;
@@ -63,6 +64,7 @@ pub struct LinearCrossEntropyGradients<'a> {
 /// When a slice does not have its shape or a target is no word.
 pub fn linear_cross_entropy(
     engine: &Engine,
+    precision: Precision,
     args: LinearCrossEntropy,
     losses: &mut [f32],
     gradients: Option<LinearCrossEntropyGradients>,
@@ -97,10 +99,10 @@ pub fn linear_cross_entropy(
     for chunk in 0..num_chunks {
         let rows = num_rows * chunk / num_chunks..num_rows * (chunk + 1) / num_chunks;
         let logits = &mut logits[..rows.len() * vocab_size];
-        chunk_losses(engine, args, rows.clone(), logits, losses, gradients.is_some());
+        chunk_losses(engine, precision, args, rows.clone(), logits, losses, gradients.is_some());
         if let Some(gradients) = &mut gradients {
             let beta = if chunk == 0 { Beta::Overwrite } else { Beta::Accumulate };
-            chunk_gradients(engine, args, rows, logits, beta, gradients);
+            chunk_gradients(engine, precision, args, rows, logits, beta, gradients);
         }
     }
 }
@@ -108,6 +110,7 @@ pub fn linear_cross_entropy(
 /// The losses of a chunk of rows; its logits become their gradients when those are wanted.
 fn chunk_losses(
     engine: &Engine,
+    precision: Precision,
     args: LinearCrossEntropy,
     rows: Range<usize>,
     logits: &mut [f32],
@@ -118,7 +121,14 @@ fn chunk_losses(
     let count = rows.len();
     let hidden = MatRef::row_major(&args.hidden[rows.start * hidden_size..rows.end * hidden_size], count, hidden_size);
     let weight = MatRef::row_major(args.weight, vocab_size, hidden_size);
-    matmul(engine, weight, hidden.transposed(), Beta::Overwrite, MatMut::row_major(logits, vocab_size, count));
+    matmul(
+        engine,
+        precision,
+        weight,
+        hidden.transposed(),
+        Beta::Overwrite,
+        MatMut::row_major(logits, vocab_size, count),
+    );
     let row_gradient = if with_gradients { Some(1.0 / args.targets.len() as f32) } else { None };
     let logits = SharedSlice::new(logits);
     let losses = SharedSlice::new(&mut losses[rows.clone()]);
@@ -144,6 +154,7 @@ fn chunk_losses(
 /// The share of a chunk in the gradients; `logits` holds the gradients of its logits.
 fn chunk_gradients(
     engine: &Engine,
+    precision: Precision,
     args: LinearCrossEntropy,
     rows: Range<usize>,
     logits: &[f32],
@@ -156,10 +167,10 @@ fn chunk_gradients(
     let hidden = MatRef::row_major(&args.hidden[rows.clone()], count, hidden_size);
     let weight = MatRef::row_major(args.weight, vocab_size, hidden_size);
     let logits = MatRef::row_major(logits, vocab_size, count);
-    matmul(engine, logits, hidden, beta, MatMut::row_major(gradients.weight, vocab_size, hidden_size));
+    matmul(engine, precision, logits, hidden, beta, MatMut::row_major(gradients.weight, vocab_size, hidden_size));
     add_column_sums(engine, logits.transposed(), beta, gradients.bias);
     let to = MatMut::row_major(&mut gradients.hidden[rows], count, hidden_size);
-    matmul(engine, logits.transposed(), weight, Beta::Overwrite, to);
+    matmul(engine, precision, logits.transposed(), weight, Beta::Overwrite, to);
 }
 
 /// The softmax of up to `LANES` rows, which lie side by side in transposed logits.
@@ -195,7 +206,7 @@ impl Kernel for Softmax<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+    fn run<const W: usize, O: MulAdd>(self) {
         let vocab_size = self.bias.len();
         let mut maximum = [f32::NEG_INFINITY; LANES];
         let mut sum = [0.0f32; LANES];

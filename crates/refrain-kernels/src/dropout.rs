@@ -72,7 +72,7 @@ impl Kernel for Mask<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+    fn run<const W: usize, O: MulAdd>(self) {
         for ((y, &x), &bits) in self.output.iter_mut().zip(self.input).zip(self.bits) {
             *y = if u32::from(u16::from_le_bytes(bits)) >= self.threshold { x * self.scale } else { 0.0 };
         }

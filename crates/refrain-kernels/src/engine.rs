@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::arch::{Arch, Isa, Kernel};
+use crate::arch::{Arch, Bf16Support, Isa, Kernel};
 use crate::pool::{Member, Team};
 use crate::scratch::{FreeList, Scratch};
 
@@ -79,6 +79,11 @@ impl Engine {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.arch.isa()
+    }
+
+    /// How products of bfloat16 factors are computed.
+    pub fn bf16_support(&self) -> Bf16Support {
+        self.arch.bf16()
     }
 
     /// Threads in use, the calling one included.

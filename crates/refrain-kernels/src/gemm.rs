@@ -1,23 +1,27 @@
-//! Products of matrices over packed panels.
+//! Products of matrices over packed factors.
 //!
-//! The loops: blocks of columns, blocks of `K_BLOCK` terms; of each block the right factor is packed once, shared by the
-//! team; then tiles, shared out by rows and panels. Terms are never divided among threads.
+//! The loops: blocks of columns, blocks of terms; of each block the right factor is packed once, shared by the team; then
+//! chunks of rows, packed by who works on them; then tiles, shared out by rows and panels. Terms are never divided among
+//! threads.
 
 use std::ops::Range;
 
-use crate::arch::Arch;
+use crate::arch::{Kernel, MulAdd, Tiles};
 use crate::engine::Engine;
-use crate::pack::{pack_columns, pack_row_blocks, pack_rows};
+use crate::format::{Format, Precision};
+use crate::pack::{Packing, Side};
 use crate::pool::Member;
 use crate::prefetch::prefetch_run;
 use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS};
 use crate::shape::elements;
 use crate::shared::SharedSlice;
-use crate::tile::{Left, LeftColumns, LeftRows, ProductTile, RightPanel, TileStart, vectors_for};
+use crate::tile::{Sums, TileProduct, TileShape, load, store};
 
 /// Terms per block: a panel of them fills a part of the second cache.
 const K_BLOCK: usize = 512;
-/// Columns per block, which bounds the packed copy of the right factor to 8 MiB.
+/// The same of factors of half the size.
+const K_BLOCK_BF16: usize = 1024;
+/// Columns per block, which bounds the packed copy of the right factor.
 const COLUMN_BLOCK: usize = 4096;
 /// Rows of the left factor that stay in the second cache while the panels pass.
 const ROW_CHUNK: usize = 240;
@@ -66,16 +70,6 @@ impl<'a> MatRef<'a> {
         self.col_stride == 1
     }
 
-    /// The matrix from an element on, as the left factor of tiles.
-    fn left(&self, row: usize, col: usize) -> Left {
-        let data = self.data[row * self.row_stride + col * self.col_stride..].as_ptr();
-        if self.has_contiguous_rows() {
-            Left::Rows(LeftRows { data, row_stride: self.row_stride })
-        } else {
-            Left::Columns(LeftColumns { data, k_stride: self.col_stride })
-        }
-    }
-
     /// Contiguous part `range` of row `row`.
     pub(crate) fn row(&self, row: usize, range: Range<usize>) -> &'a [f32] {
         debug_assert!(self.has_contiguous_rows());
@@ -121,12 +115,12 @@ pub enum Beta {
 /// # Panics
 ///
 /// When the shapes do not fit together.
-pub fn matmul(engine: &Engine, a: MatRef, b: MatRef, beta: Beta, out: MatMut) {
+pub fn matmul(engine: &Engine, precision: Precision, a: MatRef, b: MatRef, beta: Beta, out: MatMut) {
     let start = match beta {
         Beta::Overwrite => Start::Zero,
         Beta::Accumulate => Start::Output,
     };
-    product(engine, a, Right::Matrix(b), start, out);
+    product(engine, precision, a, b, start, out);
 }
 
 /// `out = a · b + bias` on each row.
@@ -138,9 +132,9 @@ pub fn matmul(engine: &Engine, a: MatRef, b: MatRef, beta: Beta, out: MatMut) {
 /// # Panics
 ///
 /// When the shapes do not fit together.
-pub fn matmul_bias(engine: &Engine, a: MatRef, b: MatRef, bias: &[f32], out: MatMut) {
+pub fn matmul_bias(engine: &Engine, precision: Precision, a: MatRef, b: MatRef, bias: &[f32], out: MatMut) {
     assert_eq!(bias.len(), out.cols, "a bias of {} for {} columns", bias.len(), out.cols);
-    product(engine, a, Right::Matrix(b), Start::Bias(bias), out);
+    product(engine, precision, a, b, Start::Bias(bias), out);
 }
 
 /// What a product is added to.
@@ -151,100 +145,38 @@ pub(crate) enum Start<'a> {
     Bias(&'a [f32]),
 }
 
-/// The right factor of a product.
-#[derive(Clone, Copy)]
-pub(crate) enum Right<'a> {
-    Matrix(MatRef<'a>),
-    PreviousSteps(PreviousSteps<'a>),
-}
-
-/// The states before each step, `[batch_size * seq_len, width]`, without a copy: `first` at step 0, else `steps` one earlier.
-#[derive(Clone, Copy)]
-pub(crate) struct PreviousSteps<'a> {
-    /// `[batch_size, seq_len, width]`
-    pub(crate) steps: &'a [f32],
-    /// `[batch_size, width]`
-    pub(crate) first: &'a [f32],
-    pub(crate) batch_size: usize,
-    pub(crate) seq_len: usize,
-    pub(crate) width: usize,
-}
-
-impl Right<'_> {
-    fn shape(&self) -> (usize, usize) {
-        match self {
-            Right::Matrix(matrix) => (matrix.rows, matrix.cols),
-            Right::PreviousSteps(previous) => (previous.batch_size * previous.seq_len, previous.width),
-        }
-    }
-
-    /// Packs some panels of the terms `terms`, whose first panel starts at column `first_col`.
-    fn pack(&self, to: &mut [f32], panels: Panels, share: &Range<usize>, terms: &Range<usize>, first_col: usize) {
-        let cols = first_col + panels.cols(share.start).start..first_col + panels.cols(share.end - 1).end;
-        match self {
-            Right::Matrix(matrix) if matrix.has_contiguous_rows() => {
-                panels.pack_rows(to, terms.len(), |k| matrix.row(terms.start + k, cols.clone()));
-            }
-            Right::Matrix(matrix) => {
-                let columns = matrix.transposed();
-                let panel_floats = (panels.width * terms.len()).max(1);
-                for (panel, to) in share.clone().zip(to.chunks_mut(panel_floats)) {
-                    let cols = panels.cols(panel);
-                    pack_columns(to, panels.packed_width(panel), |c| {
-                        (c < cols.len()).then(|| columns.row(first_col + cols.start + c, terms.clone()))
-                    });
-                }
-            }
-            Right::PreviousSteps(previous) => panels.pack_rows(to, terms.len(), |k| {
-                let row = terms.start + k;
-                let (batch, step) = (row / previous.seq_len, row % previous.seq_len);
-                let (data, row) = if step == 0 { (previous.first, batch) } else { (previous.steps, row - 1) };
-                &data[row * previous.width..][cols.clone()]
-            }),
-        }
-    }
-}
-
 /// The general product: chooses a path by shapes and layouts alone.
-pub(crate) fn product(engine: &Engine, a: MatRef, b: Right, start: Start, out: MatMut) {
-    let (k, n) = b.shape();
+fn product(engine: &Engine, precision: Precision, a: MatRef, b: MatRef, start: Start, out: MatMut) {
     assert!(
-        a.cols == k && out.rows == a.rows && out.cols == n,
-        "[{}, {}] · [{k}, {n}] into [{}, {}]",
+        a.cols == b.rows && out.rows == a.rows && out.cols == b.cols,
+        "[{}, {}] · [{}, {}] into [{}, {}]",
         a.rows,
         a.cols,
+        b.rows,
+        b.cols,
         out.rows,
         out.cols
     );
-    if out.rows == 0 || n == 0 {
+    if out.rows == 0 || out.cols == 0 {
         return;
     }
-    let MatMut { data, .. } = out;
-    let out = Output { data: SharedSlice::new(data), stride: n };
-    match b {
-        Right::Matrix(b) if a.rows <= ROW_DOT_ROWS && a.has_contiguous_rows() && !b.has_contiguous_rows() => {
-            row_dot_product(engine, a, b.transposed(), start, out);
-        }
-        Right::Matrix(b) if a.rows <= engine.arch().rows() && b.has_contiguous_rows() && n >= engine.arch().width() => {
-            unpacked_product(engine, a, b, start, out);
-        }
-        _ => packed_product(engine, a, b, start, out),
+    let MatMut { data, cols: stride, .. } = out;
+    let out = Output { data: SharedSlice::new(data), stride };
+    if a.rows <= ROW_DOT_ROWS && a.has_contiguous_rows() && !b.has_contiguous_rows() {
+        row_dot_product(engine, a, b.transposed(), start, out);
+    } else {
+        packed_product(engine, Format::new(engine.arch(), precision), a, b, start, out);
     }
 }
 
-/// The panels of a block of columns.
+/// The panels of a block of columns: all of one width, the last one padded.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels {
-    cols: usize,
-    width: usize,
-    lanes: usize,
+    pub(crate) cols: usize,
+    pub(crate) width: usize,
 }
 
 impl Panels {
-    pub(crate) fn new(arch: Arch, cols: usize) -> Self {
-        Self { cols, width: arch.width(), lanes: arch.lanes() }
-    }
-
     pub(crate) fn count(self) -> usize {
         self.cols.div_ceil(self.width)
     }
@@ -252,65 +184,67 @@ impl Panels {
     pub(crate) fn cols(self, panel: usize) -> Range<usize> {
         panel * self.width..((panel + 1) * self.width).min(self.cols)
     }
-
-    /// Vectors of a panel: the last one may be narrower.
-    pub(crate) fn vectors(self, panel: usize) -> usize {
-        vectors_for(self.cols(panel).len(), self.lanes)
-    }
-
-    /// Columns of some panels with their padding.
-    pub(crate) fn packed_widths(self, panels: &Range<usize>) -> usize {
-        (panels.len() - 1) * self.width + self.packed_width(panels.end - 1)
-    }
-
-    /// Packs contiguous rows into some panels: `rows(k)` gives their columns.
-    pub(crate) fn pack_rows<'a>(self, to: &mut [f32], terms: usize, rows: impl Fn(usize) -> &'a [f32]) {
-        match self.width {
-            32 => pack_rows::<32>(to, terms, rows),
-            16 => pack_rows::<16>(to, terms, rows),
-            width => unreachable!("panels of {width} columns"),
-        }
-    }
-
-    /// Columns of a panel with its padding.
-    pub(crate) fn packed_width(self, panel: usize) -> usize {
-        self.vectors(panel) * self.lanes
-    }
 }
 
-fn packed_product(engine: &Engine, a: MatRef, b: Right, start: Start, out: Output) {
+fn packed_product(engine: &Engine, format: Format, a: MatRef, b: MatRef, start: Start, out: Output) {
     let arch = engine.arch();
-    let (k, n) = b.shape();
-    let row_blocks = a.rows.div_ceil(arch.rows());
-    let members = engine.members_for_flops(2 * a.rows * k.max(1) * n).min(row_blocks * n.div_ceil(arch.width()));
-    let block_floats = k.min(K_BLOCK) * n.min(COLUMN_BLOCK).next_multiple_of(arch.width());
-    let mut packed = [engine.scratch(block_floats), engine.scratch(block_floats)];
-    let packed = packed.each_mut().map(|buffer| SharedSlice::new(buffer));
+    let shape = TileShape::new(arch, 2);
+    let (k, n) = (b.rows, b.cols);
+    let row_blocks = a.rows.div_ceil(shape.rows);
+    let members = engine.members_for_flops(2 * a.rows * k.max(1) * n).min(row_blocks * n.div_ceil(shape.width));
+    let k_block = if format == Format::Bf16 { K_BLOCK_BF16 } else { K_BLOCK };
+    let panel = |terms| Packing { arch, format, side: Side::Right, lines: shape.width, terms };
+    let block_words = n.min(COLUMN_BLOCK).div_ceil(shape.width) * panel(k.min(k_block)).len();
+    let mut packed = [engine.scratch(block_words), engine.scratch(block_words)];
+    let packed = packed.each_mut().map(|buffer| SharedSlice::new(buffer.words_mut()));
     engine.run(members, |member| {
+        let tiles = arch.tiles();
+        let mut sums = Sums::new();
         let mut parity = 0;
         for first_col in (0..n).step_by(COLUMN_BLOCK) {
             let cols = first_col..(first_col + COLUMN_BLOCK).min(n);
-            let panels = Panels::new(arch, cols.len());
+            let panels = Panels { cols: cols.len(), width: shape.width };
             // A product of no terms still writes its start.
-            for first_term in (0..k.max(1)).step_by(K_BLOCK) {
-                let terms = first_term..(first_term + K_BLOCK).min(k);
+            for first_term in (0..k.max(1)).step_by(k_block) {
+                let terms = first_term..(first_term + k_block).min(k);
                 let packed = packed[parity];
                 parity ^= 1;
-                let share = member.share(panels.count());
-                if !share.is_empty() {
-                    let first_col = panels.cols(share.start).start;
+                let packing = panel(terms.len());
+                for panel in member.share(panels.count()) {
+                    let cols = panels.cols(panel);
+                    let cols = first_col + cols.start..first_col + cols.end;
                     // SAFETY: each panel is packed by one member, and who read this buffer two blocks ago has since
                     // passed the barrier of the last block.
-                    let to =
-                        unsafe { packed.part_mut(first_col * terms.len(), panels.packed_widths(&share) * terms.len()) };
-                    b.pack(to, panels, &share, &terms, cols.start);
+                    let to = unsafe { packed.part_mut(panel * packing.len(), packing.len()) };
+                    pack_right(packing, to, b, &terms, &cols);
                 }
                 member.barrier();
                 let start = if first_term == 0 { start } else { Start::Output };
-                Block { engine, a, terms, cols: cols.clone(), panels, packed, start, out }.compute(member);
+                let block = Block { engine, format, shape, a, terms, first_col, panels, packed, start, out };
+                block.compute(member, &tiles, &mut sums);
             }
         }
     });
+}
+
+/// Packs some terms of some columns of a matrix.
+fn pack_right(packing: Packing, to: &mut [u32], b: MatRef, terms: &Range<usize>, cols: &Range<usize>) {
+    if b.has_contiguous_rows() {
+        packing.contiguous_lines(to, |k| b.row(terms.start + k, cols.clone()));
+    } else {
+        let columns = b.transposed();
+        packing.contiguous_terms(to, |c| if c < cols.len() { columns.row(cols.start + c, terms.clone()) } else { &[] });
+    }
+}
+
+/// Packs some terms of the rows of a tile.
+fn pack_left(packing: Packing, to: &mut [u32], a: MatRef, terms: &Range<usize>, rows: &Range<usize>) {
+    if a.has_contiguous_rows() {
+        packing.contiguous_terms(to, |r| if r < rows.len() { a.row(rows.start + r, terms.clone()) } else { &[] });
+    } else {
+        let columns = a.transposed();
+        packing.contiguous_lines(to, |k| columns.row(terms.start + k, rows.clone()));
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -322,107 +256,111 @@ struct Output<'a> {
 /// The tiles of one block of terms and columns.
 struct Block<'a> {
     engine: &'a Engine,
+    format: Format,
+    shape: TileShape,
     a: MatRef<'a>,
     terms: Range<usize>,
-    cols: Range<usize>,
+    first_col: usize,
     panels: Panels,
-    packed: SharedSlice<'a, f32>,
+    packed: SharedSlice<'a, u32>,
     start: Start<'a>,
     out: Output<'a>,
 }
 
 impl Block<'_> {
     /// Computes a member's share: units of a chunk of rows and a panel, chunk by chunk.
-    fn compute(&self, member: Member) {
-        let tile_rows = self.engine.arch().rows();
-        let chunks = Chunks::new(self.a.rows, tile_rows, self.panels.count(), member.count);
-        let units = chunks.count * self.panels.count();
-        let direct = self.a.has_contiguous_rows();
-        let mut left = (!direct).then(|| self.engine.scratch(chunks.most_rows() * self.terms.len()));
+    fn compute(&self, member: Member, tiles: &Tiles, sums: &mut Sums) {
+        let Self { format, shape, a, .. } = *self;
+        let chunks = Chunks::new(a.rows, shape.rows, self.panels.count(), member.count);
+        let packing =
+            Packing { arch: self.engine.arch(), format, side: Side::Left, lines: shape.rows, terms: self.terms.len() };
+        let mut left = self.engine.scratch(chunks.most_rows() / shape.rows * packing.len());
+        let left = left.words_mut();
         let mut packed_chunk = None;
-        for unit in member.share(units) {
+        for unit in member.share(chunks.count * self.panels.count()) {
             let (chunk, panel) = (unit / self.panels.count(), unit % self.panels.count());
             let rows = chunks.rows(chunk);
-            let next_rows = if chunk + 1 < chunks.count { chunks.rows(chunk + 1) } else { 0..0 };
-            if let Some(left) = &mut left
-                && packed_chunk != Some(chunk)
-            {
-                self.pack_left(left, &rows);
+            let blocks = rows.clone().step_by(shape.rows).map(|row| row..(row + shape.rows).min(rows.end));
+            if packed_chunk != Some(chunk) {
+                for (rows, to) in blocks.clone().zip(left.chunks_exact_mut(packing.len().max(1))) {
+                    pack_left(packing, to, a, &self.terms, &rows);
+                }
                 packed_chunk = Some(chunk);
             }
-            let chunk_tiles = rows.len().div_ceil(tile_rows) * self.panels.count();
-            for (block, row) in rows.clone().step_by(tile_rows).enumerate() {
-                self.prefetch_left(&next_rows, panel * rows.len().div_ceil(tile_rows) + block, chunk_tiles);
-                let left = match &left {
-                    None => self.a.left(row, self.terms.start),
-                    Some(left) => Left::Columns(LeftColumns {
-                        data: left[(row - rows.start) * self.terms.len()..].as_ptr(),
-                        k_stride: tile_rows,
-                    }),
-                };
-                self.tile(left, row..(row + tile_rows).min(rows.end), panel);
+            for (block, rows) in blocks.enumerate() {
+                self.tile(tiles, sums, left[block * packing.len()..].as_ptr(), rows, panel);
             }
         }
     }
 
-    /// Packs rows of the left factor, whose columns are contiguous, as blocks of a tile's rows.
-    fn pack_left(&self, to: &mut [f32], rows: &Range<usize>) {
-        let tile_rows = self.engine.arch().rows();
-        let terms = self.terms.len();
-        let to = &mut to[..rows.len().next_multiple_of(tile_rows) * terms];
-        let columns = self.a.transposed();
-        let column = |k| columns.row(self.terms.start + k, rows.clone());
-        match tile_rows {
-            12 => pack_row_blocks::<12>(to, terms, column),
-            6 => pack_row_blocks::<6>(to, terms, column),
-            3 => pack_row_blocks::<3>(to, terms, column),
-            _ => unreachable!("tiles of {tile_rows} rows"),
-        }
-    }
-
-    /// Asks for a share of the next chunk of the left factor, while its predecessor is in work: rows or columns in short
-    /// runs are too many streams to be foreseen.
-    fn prefetch_left(&self, rows: &Range<usize>, tile: usize, tiles: usize) {
-        let runs = match (rows.is_empty(), self.a.has_contiguous_rows()) {
-            (true, _) => return,
-            (false, true) => rows.len(),
-            (false, false) => self.terms.len(),
-        };
-        for run in runs * tile / tiles..runs * (tile + 1) / tiles {
-            let run = if self.a.has_contiguous_rows() {
-                self.a.row(rows.start + run, self.terms.clone())
-            } else {
-                self.a.transposed().row(self.terms.start + run, rows.clone())
-            };
-            prefetch_run(run.as_ptr(), run.len());
-        }
-    }
-
-    fn tile(&self, left: Left, rows: Range<usize>, panel: usize) {
+    fn tile(&self, tiles: &Tiles, sums: &mut Sums, left: *const u32, rows: Range<usize>, panel: usize) {
+        let Self { format, shape, .. } = *self;
         let cols = self.panels.cols(panel);
-        let vectors = self.panels.vectors(panel);
-        let start = match self.start {
-            Start::Zero => TileStart::Zero,
-            Start::Output => TileStart::Output,
-            Start::Bias(bias) => TileStart::Bias(bias[self.cols.start + cols.start..].as_ptr()),
-        };
-        let tile = ProductTile {
-            k_len: self.terms.len(),
-            left,
-            right: RightPanel {
-                data: self.packed.pointer(cols.start * self.terms.len()),
-                k_stride: self.panels.packed_width(panel),
-            },
+        let blocks = format.blocks(self.terms.len());
+        let out = self.out.data.pointer(rows.start * self.out.stride + self.first_col + cols.start);
+        for r in 0..rows.len() {
+            prefetch_run(out.wrapping_add(r * self.out.stride), cols.len());
+        }
+        let product = TileProduct {
+            format,
+            shape,
             rows: rows.len(),
-            vectors,
-            cols: cols.len(),
-            start,
-            out: self.out.data.pointer(rows.start * self.out.stride + self.cols.start + cols.start),
-            out_stride: self.out.stride,
+            blocks,
+            left,
+            right: self.packed.pointer(panel * blocks * format.block_len(shape.width)),
         };
-        // SAFETY: the left rows and terms are inside `a` (or its packed copy, padded to whole tiles), the panel was packed
-        // before the barrier, and the tile lies inside the output and belongs to one member.
-        unsafe { tile.compute(self.engine.arch()) };
+        // SAFETY: the chunk's rows and the panel are packed for all blocks of terms, the panel before the barrier.
+        unsafe { tiles.multiply(&product, sums) };
+        let start = match self.start {
+            Start::Zero => Start::Zero,
+            Start::Output => Start::Output,
+            Start::Bias(bias) => Start::Bias(&bias[self.first_col + cols.start..self.first_col + cols.end]),
+        };
+        let (stride, width) = (self.out.stride, shape.width);
+        self.engine.kernel(StoreTile { sums, width, rows: rows.len(), cols: cols.len(), start, out, stride });
+    }
+}
+
+/// Stores the sums of a tile, added to their start.
+///
+/// Whoever makes one promises that the tile lies inside the output and is no other thread's.
+pub(crate) struct StoreTile<'a> {
+    pub(crate) sums: &'a Sums,
+    pub(crate) width: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) start: Start<'a>,
+    pub(crate) out: *mut f32,
+    pub(crate) stride: usize,
+}
+
+impl Kernel for StoreTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) {
+        for r in 0..self.rows {
+            for (v, sums) in self.sums.row(r, self.width).as_chunks::<W>().0.iter().enumerate() {
+                let cols = self.cols.saturating_sub(v * W).min(W);
+                if cols == 0 {
+                    break;
+                }
+                // SAFETY: row r and the columns from v * W on are inside the output and the bias, by the maker's promise.
+                unsafe {
+                    let out = self.out.add(r * self.stride + v * W);
+                    let start = match self.start {
+                        Start::Zero => [0.0; W],
+                        Start::Output => load::<W>(out, cols),
+                        Start::Bias(bias) => load::<W>(bias[v * W..].as_ptr(), cols),
+                    };
+                    let mut sum = *sums;
+                    for l in 0..W {
+                        sum[l] += start[l];
+                    }
+                    store::<W>(&sum, out, cols);
+                }
+            }
+        }
     }
 }
 
@@ -460,47 +398,6 @@ impl Chunks {
     fn most_rows(self) -> usize {
         self.row_blocks().div_ceil(self.count) * self.tile_rows
     }
-}
-
-/// A product of one row of tiles: each panel would be used once, so the right factor is read in place.
-fn unpacked_product(engine: &Engine, a: MatRef, b: MatRef, start: Start, out: Output) {
-    let arch = engine.arch();
-    let panels = Panels::new(arch, b.cols);
-    let members = engine.members_for_flops(2 * a.rows * b.rows.max(1) * b.cols).min(panels.count());
-    engine.run(members, |member| {
-        let mut narrow = Vec::new();
-        for panel in member.share(panels.count()) {
-            let cols = panels.cols(panel);
-            let vectors = panels.vectors(panel);
-            let right = if cols.len() == panels.packed_width(panel) {
-                RightPanel { data: b.data[cols.start.min(b.data.len())..].as_ptr(), k_stride: b.row_stride }
-            } else {
-                let width = panels.packed_width(panel);
-                narrow.resize(width * b.rows, 0.0);
-                panels.pack_rows(&mut narrow, b.rows, |k| b.row(k, cols.clone()));
-                RightPanel { data: narrow.as_ptr(), k_stride: width }
-            };
-            let tile_start = match start {
-                Start::Zero => TileStart::Zero,
-                Start::Output => TileStart::Output,
-                Start::Bias(bias) => TileStart::Bias(bias[cols.start..].as_ptr()),
-            };
-            let tile = ProductTile {
-                k_len: b.rows,
-                left: a.left(0, 0),
-                right,
-                rows: a.rows,
-                vectors,
-                cols: cols.len(),
-                start: tile_start,
-                out: out.data.pointer(cols.start),
-                out_stride: out.stride,
-            };
-            // SAFETY: all of `a` and the panel's columns of `b` (or their copy) are read, and each panel of the output
-            // belongs to one member.
-            unsafe { tile.compute(arch) };
-        }
-    });
 }
 
 /// A product of few rows with a transposed factor, `weight` `[n, k]`: dot products of rows.

@@ -1,4 +1,4 @@
-//! f32 CPU kernels for recurrent networks: slices in, slices out.
+//! CPU kernels for recurrent networks, in f32 and bfloat16: slices in, slices out.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -6,7 +6,8 @@
 //! | `pool` | the thread team and its barrier |
 //! | [`engine`] | an instruction set plus a team plus recycled scratch memory: the argument of every kernel |
 //! | [`gemm`], [`column_sums`](mod@column_sums) | products of matrices, large and small, and sums of columns |
-//! | [`recurrent`] | whole-sequence LSTM, forward and backward |
+//! | `format`, `pack`, `tile` | in what factors are kept, how they are rearranged, and the micro-kernels that multiply them |
+//! | [`recurrent`] | whole sequences of LSTM, GRU and RNN, forward and backward |
 //! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies without holding the logits |
 //! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
 //! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
@@ -36,6 +37,7 @@ pub mod column_sums;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod engine;
+mod format;
 pub mod gemm;
 pub mod optimizer;
 mod pack;
@@ -50,14 +52,15 @@ mod tile;
 
 pub use activation::{exp, sigmoid, tanh};
 pub use allocator::keep_freed_memory;
-pub use arch::{Isa, ParseIsaError};
+pub use arch::{Bf16Support, Isa, ParseIsaError};
 pub use column_sums::column_sums;
 pub use cross_entropy::{LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
 pub use dropout::{DropoutKey, dropout};
 pub use engine::{Engine, EngineError};
+pub use format::Precision;
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
-pub use recurrent::lstm::{
-    LstmGradients, LstmInputs, LstmOutputGradients, LstmOutputs, LstmShape, LstmTrace, lstm_backward, lstm_forward,
-    lstm_forward_traced,
+pub use recurrent::{
+    Cell, OutputGradients, SequenceGradients, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace,
+    sequence_backward, sequence_forward, sequence_forward_traced,
 };

@@ -216,7 +216,7 @@ impl Kernel for Adam<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+    fn run<const W: usize, O: MulAdd>(self) {
         let c = self.constants;
         for (((p, &g), m), v) in self.param.iter_mut().zip(self.grad).zip(self.m).zip(self.v) {
             let kept = *p * c.keep;
@@ -240,7 +240,7 @@ impl Kernel for Sgd<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+    fn run<const W: usize, O: MulAdd>(self) {
         let weight_decay = self.step.weight_decay as f32;
         let rate = self.step.learning_rate as f32;
         let momentum = self.step.momentum as f32;
@@ -275,7 +275,7 @@ impl Kernel for RmsProp<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
+    fn run<const W: usize, O: MulAdd>(self) {
         let weight_decay = self.step.weight_decay as f32;
         let rate = self.step.learning_rate as f32;
         let alpha = self.step.alpha as f32;
@@ -297,7 +297,7 @@ impl Kernel for SumSquares<'_> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) -> f64 {
+    fn run<const W: usize, O: MulAdd>(self) -> f64 {
         let mut sums = [0.0f64; 16];
         let (blocks, rest) = self.values.as_chunks::<16>();
         for block in blocks {

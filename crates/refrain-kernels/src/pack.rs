@@ -1,104 +1,98 @@
-//! Packing: a panel holds, term by term, the columns of one tile next to each other, padded with zeros to whole vectors.
+//! Packing: factors rearranged into the blocks of words that tiles read one after the other (see [`crate::format`]).
 //!
-//! A zero times a NaN is a NaN, but only in columns that are never stored.
+//! A line is a row of a left factor or a column of a right one. A left block holds the 16 words of one line after those of
+//! another; a right block the first words of all lines, then the second ones. What is missing, of terms or of lines, is zero.
 
-use crate::prefetch::{LINE, prefetch};
+use std::marker::PhantomData;
 
-/// Terms per block when columns become rows: a cache line of each column.
-const BLOCK: usize = LINE;
+use crate::arch::{Arch, Kernel, MulAdd};
+use crate::format::{BLOCK_WORDS, Encode, Format, with_encoding, words};
+use crate::prefetch::prefetch;
 
-/// Packs columns whose terms are contiguous: `panel[k * width + column] = columns(column)[k]`.
-///
-/// `columns` gives `None` for padding; every slice holds one float per term. `width` must be a multiple of four.
-pub(crate) fn pack_columns<'a>(panel: &mut [f32], width: usize, columns: impl Fn(usize) -> Option<&'a [f32]>) {
-    assert!(width.is_multiple_of(4), "a panel of {width} columns");
-    let terms = panel.len() / width;
-    for start in (0..terms).step_by(BLOCK) {
-        let block = &mut panel[start * width..(start + BLOCK).min(terms) * width];
-        for column in (0..width).step_by(4) {
-            let four: [&[f32]; 4] = std::array::from_fn(|i| columns(column + i).unwrap_or(&[]));
-            // The lines of the next block come from as many places as there are columns: too many to be foreseen.
-            for values in four {
-                prefetch(values.as_ptr().wrapping_add(start + BLOCK));
-            }
-            pack_four(block, width, column, four.map(|values| values.get(start..).unwrap_or(&[])));
-        }
+/// The most lines of a block.
+pub(crate) const MAX_LINES: usize = 48;
+
+/// The order of the words in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Line by line.
+    Left,
+    /// Word by word.
+    Right,
+}
+
+/// What is to be packed: `lines` lines of `terms` terms.
+#[derive(Clone, Copy)]
+pub(crate) struct Packing {
+    pub(crate) arch: Arch,
+    pub(crate) format: Format,
+    pub(crate) side: Side,
+    pub(crate) lines: usize,
+    pub(crate) terms: usize,
+}
+
+impl Packing {
+    /// Words of the packed lines.
+    pub(crate) fn len(&self) -> usize {
+        self.format.blocks(self.terms) * self.format.block_len(self.lines)
+    }
+
+    /// Packs lines whose terms are contiguous: `line(l)` gives the terms of one, or nothing.
+    pub(crate) fn contiguous_terms<'a>(self, to: &mut [u32], line: impl Fn(usize) -> &'a [f32]) {
+        debug_assert!(to.len() == self.len() && self.lines <= MAX_LINES);
+        with_encoding!(self.format, E => self.arch.run(PackTerms::<E, _> { packing: self, to, line, encode: PhantomData }));
+    }
+
+    /// Packs lines that are contiguous: `term(k)` gives term k of the first of them, or of none.
+    pub(crate) fn contiguous_lines<'a>(self, to: &mut [u32], term: impl Fn(usize) -> &'a [f32]) {
+        debug_assert!(to.len() == self.len() && self.lines <= MAX_LINES);
+        with_encoding!(self.format, E => self.arch.run(PackLines::<E, _> { packing: self, to, term, encode: PhantomData }));
     }
 }
 
-/// Packs four columns, in squares as far as they go.
-fn pack_four(block: &mut [f32], width: usize, column: usize, from: [&[f32]; 4]) {
-    let shortest = from.map(<[f32]>::len).into_iter().min().unwrap_or(0);
-    let terms = block.len() / width;
-    let squares = shortest.min(terms) / 4;
-    for square in 0..squares {
-        let rows = transpose_square(from.map(|values| values[square * 4..].first_chunk().unwrap_or(&[0.0; 4])));
-        for (i, row) in rows.iter().enumerate() {
-            block[(square * 4 + i) * width + column..][..4].copy_from_slice(row);
-        }
-    }
-    for k in squares * 4..terms {
-        for (i, values) in from.iter().enumerate() {
-            block[k * width + column + i] = values.get(k).copied().unwrap_or(0.0);
-        }
-    }
+struct PackTerms<'a, E, F> {
+    packing: Packing,
+    to: &'a mut [u32],
+    line: F,
+    encode: PhantomData<E>,
 }
 
-/// Exchanges rows and columns.
-#[inline(always)]
-fn transpose_square(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: every x86-64 processor has SSE; the loads and stores are of four floats each.
-    unsafe {
-        use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
-        let [mut a, mut b, mut c, mut d] = rows.map(|row| _mm_loadu_ps(row.as_ptr()));
-        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
-        let mut columns = [[0.0; 4]; 4];
-        for (column, values) in columns.iter_mut().zip([a, b, c, d]) {
-            _mm_storeu_ps(column.as_mut_ptr(), values);
-        }
-        columns
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    std::array::from_fn(|column| rows.map(|row| row[column]))
-}
+impl<'a, E: Encode, F: Fn(usize) -> &'a [f32]> Kernel for PackTerms<'_, E, F> {
+    type Output = ();
 
-/// Packs rows whose columns are contiguous into panels of `W`, the last of which may be narrower:
-/// `to[panel * W * terms + k * width + column] = rows(k)[panel * W + column]`.
-///
-/// All panels advance together, so that each row is read in one run.
-pub(crate) fn pack_rows<'a, const W: usize>(to: &mut [f32], terms: usize, rows: impl Fn(usize) -> &'a [f32]) {
-    for k in 0..terms {
-        for (panel, from) in to.chunks_mut(W * terms).zip(rows(k).chunks(W)) {
-            if let Some(from) = from.first_chunk::<W>() {
-                panel.as_chunks_mut::<W>().0[k] = *from;
-            } else {
-                let width = panel.len() / terms;
-                let to = &mut panel[k * width..(k + 1) * width];
-                to[..from.len()].copy_from_slice(from);
-                to[from.len()..].fill(0.0);
-            }
-        }
-    }
-}
-
-/// Terms per pass of [`pack_row_blocks`]: few, because sources at power-of-two strides share a cache set.
-const ROW_TERMS: usize = 8;
-
-/// Packs rows of a left factor whose columns are contiguous, as blocks of `R` rows:
-/// `to[(block * terms + k) * R + r] = column(k)[block * R + r]`.
-pub(crate) fn pack_row_blocks<'a, const R: usize>(to: &mut [f32], terms: usize, column: impl Fn(usize) -> &'a [f32]) {
-    for start in (0..terms).step_by(ROW_TERMS) {
-        let end = (start + ROW_TERMS).min(terms);
-        let columns: [&[f32]; ROW_TERMS] = std::array::from_fn(|i| column((start + i).min(end - 1)));
-        for (block, to) in to.chunks_exact_mut(R * terms).enumerate() {
-            let to = to[start * R..end * R].as_chunks_mut::<R>().0;
-            for (to, column) in to.iter_mut().zip(columns) {
-                if let Some(from) = column.get(block * R..).and_then(<[f32]>::first_chunk::<R>) {
-                    *to = *from;
-                } else {
-                    for (r, to) in to.iter_mut().enumerate() {
-                        *to = column.get(block * R + r).copied().unwrap_or(0.0);
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) {
+        let lines = self.packing.lines;
+        let block_terms = E::FORMAT.block_terms();
+        let from: [&[f32]; MAX_LINES] = std::array::from_fn(|l| if l < lines { (self.line)(l) } else { &[] });
+        for (block, to) in self.to.chunks_exact_mut(E::FORMAT.block_len(lines)).enumerate() {
+            let start = block * block_terms;
+            match self.packing.side {
+                Side::Left => {
+                    for (l, from) in from.iter().enumerate().take(lines) {
+                        words_of_terms::<E>(from.get(start..).unwrap_or(&[]), |part, words| {
+                            to[(part * lines + l) * BLOCK_WORDS..][..BLOCK_WORDS].copy_from_slice(words);
+                        });
+                    }
+                }
+                Side::Right => {
+                    for four in (0..lines).step_by(4) {
+                        let mut words = [[[0; BLOCK_WORDS]; 3]; 4];
+                        for (words, from) in words.iter_mut().zip(&from[four..four + 4]) {
+                            // The next blocks come from as many places as there are lines: too many to be foreseen.
+                            prefetch(from.as_ptr().wrapping_add(start + block_terms));
+                            prefetch(from.as_ptr().wrapping_add(start + block_terms * 3 / 2));
+                            words_of_terms::<E>(from.get(start..).unwrap_or(&[]), |part, from| words[part] = *from);
+                        }
+                        for part in 0..E::PARTS {
+                            for square in (0..BLOCK_WORDS).step_by(4) {
+                                let rows = words.each_ref().map(|words| four_of(&words[part], square));
+                                for (w, column) in transpose_square(rows).iter().enumerate() {
+                                    let to = &mut to[(part * BLOCK_WORDS + square + w) * lines + four..];
+                                    to[..4].copy_from_slice(column);
+                                }
+                            }
+                        }
                     }
                 }
             }
@@ -106,42 +100,207 @@ pub(crate) fn pack_row_blocks<'a, const R: usize>(to: &mut [f32], terms: usize, 
     }
 }
 
+/// Four words from `start` on.
+#[inline(always)]
+fn four_of(words: &[u32], start: usize) -> [u32; 4] {
+    let words = &words[start..start + 4];
+    [words[0], words[1], words[2], words[3]]
+}
+
+/// The words of a block of one line, part by part.
+#[inline(always)]
+fn words_of_terms<E: Encode>(from: &[f32], put: impl FnMut(usize, &[u32; BLOCK_WORDS])) {
+    let mut terms = [0.0; 2 * BLOCK_WORDS];
+    let block_terms = E::FORMAT.block_terms();
+    // Twice, so that the common case has a constant length.
+    if from.len() >= block_terms {
+        terms[..block_terms].copy_from_slice(&from[..block_terms]);
+    } else {
+        terms[..from.len()].copy_from_slice(from);
+    }
+    let (mut first, mut second) = ([0.0; BLOCK_WORDS], [0.0; BLOCK_WORDS]);
+    for w in 0..BLOCK_WORDS {
+        first[w] = terms[w * E::TERMS];
+        second[w] = terms[w * E::TERMS + E::TERMS - 1];
+    }
+    words::<E, BLOCK_WORDS>(first, second, put);
+}
+
+struct PackLines<'a, E, F> {
+    packing: Packing,
+    to: &'a mut [u32],
+    term: F,
+    encode: PhantomData<E>,
+}
+
+impl<'a, E: Encode, F: Fn(usize) -> &'a [f32]> Kernel for PackLines<'_, E, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) {
+        let Packing { lines, terms, side, .. } = self.packing;
+        let term = |k: usize| if k < terms { (self.term)(k) } else { &[] };
+        let mut words_of_block = [[0; BLOCK_WORDS * MAX_LINES]; 3];
+        for (block, to) in self.to.chunks_exact_mut(E::FORMAT.block_len(lines)).enumerate() {
+            for w in 0..BLOCK_WORDS {
+                let k = block * E::FORMAT.block_terms() + w * E::TERMS;
+                let first = padded(term(k), lines);
+                let second = if E::TERMS == 2 { padded(term(k + 1), lines) } else { first };
+                for group in 0..lines.div_ceil(GROUP) {
+                    let lines_left = lines - group * GROUP;
+                    words::<E, GROUP>(first[group], second[group], |part, words| {
+                        let start = w * lines + group * GROUP;
+                        let to = match side {
+                            Side::Left => &mut words_of_block[part][start..],
+                            Side::Right => &mut to[part * BLOCK_WORDS * lines + start..],
+                        };
+                        // Twice, so that the common case has a constant length.
+                        if lines_left >= GROUP {
+                            to[..GROUP].copy_from_slice(words);
+                        } else {
+                            to[..lines_left].copy_from_slice(&words[..lines_left]);
+                        }
+                    });
+                }
+            }
+            if side == Side::Left {
+                for (words, to) in words_of_block.iter().zip(to.chunks_exact_mut(BLOCK_WORDS * lines)) {
+                    transpose_words(words, lines, to);
+                }
+            }
+        }
+    }
+}
+
+/// Lines that are encoded together.
+const GROUP: usize = 16;
+
+/// A term of all lines, in groups.
+#[inline(always)]
+fn padded(from: &[f32], lines: usize) -> [[f32; GROUP]; MAX_LINES / GROUP] {
+    let mut groups = [[0.0; GROUP]; MAX_LINES / GROUP];
+    let from = &from[..from.len().min(lines)];
+    for (group, from) in groups.iter_mut().zip(from.chunks(GROUP)) {
+        // Twice, so that the common case has a constant length.
+        if let Some(from) = from.first_chunk::<GROUP>() {
+            *group = *from;
+        } else {
+            group[..from.len()].copy_from_slice(from);
+        }
+    }
+    groups
+}
+
+/// `to[line][word] = from[word][line]`.
+#[inline(always)]
+fn transpose_words(from: &[u32], lines: usize, to: &mut [u32]) {
+    let squares = lines / 4 * 4;
+    for line in (0..squares).step_by(4) {
+        for word in (0..BLOCK_WORDS).step_by(4) {
+            let rows = [0, 1, 2, 3].map(|i| four_of(from, (word + i) * lines + line));
+            for (i, column) in transpose_square(rows).iter().enumerate() {
+                to[(line + i) * BLOCK_WORDS + word..][..4].copy_from_slice(column);
+            }
+        }
+    }
+    for line in squares..lines {
+        for word in 0..BLOCK_WORDS {
+            to[line * BLOCK_WORDS + word] = from[word * lines + line];
+        }
+    }
+}
+
+/// Exchanges rows and columns.
+#[inline(always)]
+fn transpose_square(rows: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: every x86-64 processor has SSE2; the loads and stores are of four words each.
+    unsafe {
+        use std::arch::x86_64::{
+            _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi32,
+            _mm_unpacklo_epi64,
+        };
+        let [a, b, c, d] = rows.each_ref().map(|row| _mm_loadu_si128(row.as_ptr().cast()));
+        let (ab_low, ab_high) = (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+        let (cd_low, cd_high) = (_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+        let mut columns = [[0; 4]; 4];
+        let values = [
+            _mm_unpacklo_epi64(ab_low, cd_low),
+            _mm_unpackhi_epi64(ab_low, cd_low),
+            _mm_unpacklo_epi64(ab_high, cd_high),
+            _mm_unpackhi_epi64(ab_high, cd_high),
+        ];
+        for (column, values) in columns.iter_mut().zip(values) {
+            _mm_storeu_si128(column.as_mut_ptr().cast(), values);
+        }
+        columns
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    std::array::from_fn(|column| rows.map(|row| row[column]))
+}
+
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "packing moves floats and changes none")]
 mod tests {
     use super::*;
+    use crate::arch::Isa;
+    use crate::format::take;
 
-    #[test]
-    fn columns_and_rows_give_the_same_panel() {
-        let (terms, cols, width) = (37, 5, 8);
-        let row_major: Vec<f32> = (0..terms * cols).map(|i| i as f32).collect();
-        let columns: Vec<Vec<f32>> = (0..cols).map(|c| (0..terms).map(|k| row_major[k * cols + c]).collect()).collect();
-        let mut by_rows = vec![f32::NAN; terms * width];
-        let mut by_columns = by_rows.clone();
-        pack_rows::<16>(&mut by_rows, terms, |k| &row_major[k * cols..(k + 1) * cols]);
-        pack_columns(&mut by_columns, width, |c| columns.get(c).map(Vec::as_slice));
-        assert_eq!(by_rows, by_columns);
-        assert_eq!(&by_rows[width..width + 6], &[5.0, 6.0, 7.0, 8.0, 9.0, 0.0]);
-    }
-
-    #[test]
-    fn rows_fill_panels_side_by_side() {
-        let data: Vec<f32> = (0..60).map(|i| i as f32).collect();
-        let mut packed = vec![f32::NAN; 3 * (16 + 8)];
-        pack_rows::<16>(&mut packed, 3, |k| &data[k * 20..(k + 1) * 20]);
-        assert_eq!(packed[16..32], data[20..36]);
-        assert_eq!(packed[48 + 8..48 + 16], [36.0, 37.0, 38.0, 39.0, 0.0, 0.0, 0.0, 0.0]);
-    }
-
-    #[test]
-    fn row_blocks_are_padded() {
-        let (terms, rows) = (11, 8);
-        let data: Vec<f32> = (0..terms * rows).map(|i| i as f32).collect();
-        let mut packed = vec![f32::NAN; terms * 9];
-        pack_row_blocks::<3>(&mut packed, terms, |k| &data[k * rows..(k + 1) * rows]);
-        for (block, k, r) in [(0, 0, 0), (1, 10, 2), (2, 5, 1)] {
-            assert_eq!(packed[(block * terms + k) * 3 + r], data[k * rows + block * 3 + r]);
+    /// Every word of a packed factor: block, part, line and word, from the definition.
+    fn expected<E: Encode>(side: Side, lines: usize, terms: usize, value: impl Fn(usize, usize) -> f32) -> Vec<u32> {
+        let blocks = E::FORMAT.blocks(terms);
+        let mut to = vec![0; blocks * E::FORMAT.block_len(lines)];
+        for block in 0..blocks {
+            for part in 0..E::PARTS {
+                for line in 0..lines {
+                    for w in 0..BLOCK_WORDS {
+                        let k = block * E::FORMAT.block_terms() + w * E::TERMS;
+                        let mut term = [k, k + 1].map(|k| if k < terms { value(line, k) } else { 0.0 });
+                        for _ in 0..part {
+                            take::<E, 2>(&mut term);
+                        }
+                        let place = match side {
+                            Side::Left => line * BLOCK_WORDS + w,
+                            Side::Right => w * lines + line,
+                        };
+                        to[(block * E::PARTS + part) * BLOCK_WORDS * lines + place] = {
+                            let [first, second] = &mut term;
+                            E::word(E::take(first), E::take(second))
+                        };
+                    }
+                }
+            }
         }
-        assert_eq!(packed[(2 * terms + 5) * 3 + 2], 0.0);
+        to
+    }
+
+    #[test]
+    fn either_layout_of_the_source_gives_the_same_words() {
+        let value = |line: usize, term: usize| (line * 1000 + term) as f32 / 7.0;
+        for isa in Isa::supported() {
+            let arch = Arch::new(isa).unwrap();
+            for (lines, present, terms) in [(6, 5, 37), (8, 8, 64), (12, 12, 1), (32, 31, 70), (48, 48, 33), (4, 0, 16)]
+            {
+                let by_line: Vec<Vec<f32>> =
+                    (0..present).map(|line| (0..terms).map(|term| value(line, term)).collect()).collect();
+                let by_term: Vec<Vec<f32>> =
+                    (0..terms).map(|term| (0..present).map(|line| value(line, term)).collect()).collect();
+                let value = |line, term| if line < present { value(line, term) } else { 0.0 };
+                for format in [Format::F32, Format::Bf16, Format::Split] {
+                    for side in [Side::Left, Side::Right] {
+                        if side == Side::Right && lines % 4 != 0 {
+                            continue;
+                        }
+                        let packing = Packing { arch, format, side, lines, terms };
+                        let mut to = vec![u32::MAX; packing.len()];
+                        let expected = with_encoding!(format, E => expected::<E>(side, lines, terms, value));
+                        packing.contiguous_terms(&mut to, |line| by_line.get(line).map_or(&[], Vec::as_slice));
+                        assert!(to == expected, "terms, {isa} {format:?} {side:?} {lines}×{terms}");
+                        to.fill(u32::MAX);
+                        packing.contiguous_lines(&mut to, |term| &by_term[term]);
+                        assert!(to == expected, "lines, {isa} {format:?} {side:?} {lines}×{terms}");
+                    }
+                }
+            }
+        }
     }
 }

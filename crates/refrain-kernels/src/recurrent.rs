@@ -1,3 +1,326 @@
 //! Whole sequences of recurrent layers, forward and backward, with the gates fused into the product.
+//!
+//! One step of each cell, with `σ` the sigmoid and `∘` the element-wise product; gates in PyTorch's order:
+//!
+//! ```text
+//! LSTM  i = σ(W_i x + U_i h + b_i)        GRU  r = σ(W_r x + U_r h + b_r)
+//!       f = σ(W_f x + U_f h + b_f)             z = σ(W_z x + U_z h + b_z)
+//!       g = tanh(W_g x + U_g h + b_g)          n = tanh(W_n x + b_n + r ∘ (U_n h + b_m))
+//!       o = σ(W_o x + U_o h + b_o)             h' = (1 - z) ∘ n + z ∘ h
+//!       c' = f ∘ c + i ∘ g
+//!       h' = o ∘ tanh(c')                 RNN  h' = tanh(W x + U h + b), or max(0, …)
+//! ```
+//!
+//! LSTM: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000. GRU: Cho et al. 2014, with the reset gate
+//! after the product as in cuDNN and PyTorch. RNN: Elman 1990; with the rectifier, Le et al. 2015.
 
-pub mod lstm;
+mod backward;
+mod backward_plan;
+mod cell;
+mod forward;
+mod gru;
+mod lanes;
+mod lstm;
+mod plan;
+mod rnn;
+mod step;
+mod step_back;
+
+use crate::arch::Isa;
+use crate::engine::Engine;
+use crate::format::Precision;
+use crate::scratch::FreeList;
+use crate::shape::elements;
+use cell::Step;
+use plan::Plan;
+
+/// A recurrent cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cell {
+    /// Long short-term memory.
+    Lstm,
+    /// Gated recurrent unit.
+    Gru,
+    /// Simple recurrence with tanh.
+    RnnTanh,
+    /// Simple recurrence with the rectifier.
+    RnnRelu,
+}
+
+impl Cell {
+    /// All cells.
+    pub const ALL: [Self; 4] = [Self::Lstm, Self::Gru, Self::RnnTanh, Self::RnnRelu];
+
+    /// Gates, the blocks of `hidden_size` rows in a weight: 4, 3 or 1.
+    pub const fn num_gates(self) -> usize {
+        match self {
+            Self::Lstm => 4,
+            Self::Gru => 3,
+            Self::RnnTanh | Self::RnnRelu => 1,
+        }
+    }
+
+    /// Blocks of `hidden_size` in the bias: one a gate, and for the GRU a fourth, that of `U_n h`.
+    pub const fn num_biases(self) -> usize {
+        match self {
+            Self::Lstm | Self::Gru => 4,
+            Self::RnnTanh | Self::RnnRelu => 1,
+        }
+    }
+
+    /// Whether a cell state runs beside the hidden state.
+    pub const fn has_cell_state(self) -> bool {
+        matches!(self, Self::Lstm)
+    }
+}
+
+/// The cell and the sizes of a layer and its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceShape {
+    /// The cell.
+    pub cell: Cell,
+    /// Sequences side by side, B.
+    pub batch_size: usize,
+    /// Time steps, T.
+    pub seq_len: usize,
+    /// Features of the input, I.
+    pub input_size: usize,
+    /// Hidden units, H.
+    pub hidden_size: usize,
+}
+
+/// What a layer reads.
+#[derive(Clone, Copy, Debug)]
+pub struct SequenceInputs<'a> {
+    /// `[batch_size, seq_len, input_size]`
+    pub input: &'a [f32],
+    /// `[num_gates * hidden_size, input_size]`
+    pub weight_ih: &'a [f32],
+    /// `[num_gates * hidden_size, hidden_size]`
+    pub weight_hh: &'a [f32],
+    /// `[num_biases * hidden_size]`
+    pub bias: &'a [f32],
+    /// The hidden state before the first step, `[batch_size, hidden_size]`.
+    pub hidden: &'a [f32],
+    /// The cell state before the first step, `[batch_size, hidden_size]`; empty for a cell without one.
+    pub cell_state: &'a [f32],
+}
+
+/// What a layer writes.
+#[derive(Debug)]
+pub struct SequenceOutputs<'a> {
+    /// The hidden state after each step, `[batch_size, seq_len, hidden_size]`.
+    pub output: &'a mut [f32],
+    /// The cell state after the last step, `[batch_size, hidden_size]`; empty for a cell without one.
+    pub last_cell_state: &'a mut [f32],
+}
+
+/// The loss's gradients with respect to what the layer wrote; `None` is zero.
+///
+/// The gradient of the last hidden state belongs into the last step of `output`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OutputGradients<'a> {
+    /// `[batch_size, seq_len, hidden_size]`
+    pub output: Option<&'a [f32]>,
+    /// `[batch_size, hidden_size]`; `None` for a cell without a cell state.
+    pub last_cell_state: Option<&'a [f32]>,
+}
+
+/// The loss's gradients with respect to what the layer read, overwritten; `None` is not computed.
+#[derive(Debug, Default)]
+pub struct SequenceGradients<'a> {
+    /// `[batch_size, seq_len, input_size]`
+    pub input: Option<&'a mut [f32]>,
+    /// `[num_gates * hidden_size, input_size]`
+    pub weight_ih: Option<&'a mut [f32]>,
+    /// `[num_gates * hidden_size, hidden_size]`
+    pub weight_hh: Option<&'a mut [f32]>,
+    /// `[num_biases * hidden_size]`
+    pub bias: Option<&'a mut [f32]>,
+    /// `[batch_size, hidden_size]`
+    pub hidden: Option<&'a mut [f32]>,
+    /// `[batch_size, hidden_size]`; `None` for a cell without a cell state.
+    pub cell_state: Option<&'a mut [f32]>,
+}
+
+/// What the backward pass needs from the forward pass. Its memory is used again once it is dropped.
+#[derive(Debug)]
+pub struct SequenceTrace {
+    /// By step and tile: the blocks that the cell keeps.
+    kept: Vec<f32>,
+    /// By step, from the one before the first, and tile: the state beside the products.
+    states: Vec<f32>,
+    made_for: (SequenceShape, Isa),
+    home: FreeList,
+}
+
+impl SequenceTrace {
+    fn new<C: Step>(engine: &Engine, plan: &Plan) -> Self {
+        let home = engine.free_list().clone();
+        let states = if C::HAS_STATE { (plan.shape.seq_len + 1) * plan.step_len(1) } else { 0 };
+        Self {
+            kept: home.take(plan.shape.seq_len * plan.step_len(C::SUMS)),
+            states: home.take(states),
+            made_for: (plan.shape, engine.isa()),
+            home,
+        }
+    }
+}
+
+impl Drop for SequenceTrace {
+    fn drop(&mut self) {
+        self.home.give(std::mem::take(&mut self.kept));
+        self.home.give(std::mem::take(&mut self.states));
+    }
+}
+
+/// Calls a function that is generic over the cell.
+macro_rules! with_cell {
+    ($cell:expr, $step:ident => $call:expr) => {
+        match $cell {
+            Cell::Lstm => {
+                type $step = lstm::Lstm;
+                $call
+            }
+            Cell::Gru => {
+                type $step = gru::Gru;
+                $call
+            }
+            Cell::RnnTanh => {
+                type $step = rnn::RnnTanh;
+                $call
+            }
+            Cell::RnnRelu => {
+                type $step = rnn::RnnRelu;
+                $call
+            }
+        }
+    };
+}
+
+/// Runs a layer over whole sequences, for inference.
+///
+/// # Shapes
+///
+/// See the fields of [`SequenceInputs`] and [`SequenceOutputs`].
+///
+/// # Panics
+///
+/// When a slice does not have its shape.
+pub fn sequence_forward(
+    engine: &Engine,
+    precision: Precision,
+    shape: SequenceShape,
+    inputs: SequenceInputs,
+    outputs: SequenceOutputs,
+) {
+    shape.check_inputs(&inputs);
+    shape.check_outputs(&outputs);
+    with_cell!(shape.cell, C => forward::forward::<C>(engine, precision, shape, inputs, outputs, None));
+}
+
+/// Runs a layer over whole sequences and keeps what [`sequence_backward`] needs.
+///
+/// # Shapes
+///
+/// See the fields of [`SequenceInputs`] and [`SequenceOutputs`].
+///
+/// # Panics
+///
+/// When a slice does not have its shape.
+pub fn sequence_forward_traced(
+    engine: &Engine,
+    precision: Precision,
+    shape: SequenceShape,
+    inputs: SequenceInputs,
+    outputs: SequenceOutputs,
+) -> SequenceTrace {
+    shape.check_inputs(&inputs);
+    shape.check_outputs(&outputs);
+    with_cell!(shape.cell, C => {
+        let mut trace = SequenceTrace::new::<C>(engine, &Plan::new::<C>(engine, precision, shape));
+        forward::forward::<C>(engine, precision, shape, inputs, outputs, Some(&mut trace));
+        trace
+    })
+}
+
+/// The gradients of a layer, given its inputs, its output, the trace of [`sequence_forward_traced`] and the gradients `grad`
+/// of what it wrote.
+///
+/// # Shapes
+///
+/// `output` `[batch_size, seq_len, hidden_size]`; else see the fields of the arguments.
+///
+/// # Panics
+///
+/// When a slice does not have its shape, or the trace is of another shape or instruction set.
+#[expect(clippy::too_many_arguments, reason = "the arguments of the forward pass, and what it and the loss gave")]
+pub fn sequence_backward(
+    engine: &Engine,
+    precision: Precision,
+    shape: SequenceShape,
+    inputs: SequenceInputs,
+    output: &[f32],
+    trace: &SequenceTrace,
+    grad: OutputGradients,
+    out: SequenceGradients,
+) {
+    shape.check_inputs(&inputs);
+    shape.check_backward(output, &grad, &out);
+    assert_eq!(trace.made_for, (shape, engine.isa()), "the trace is of another pass");
+    with_cell!(shape.cell, C => backward::backward::<C>(engine, precision, shape, &inputs, output, trace, grad, out));
+}
+
+impl SequenceShape {
+    /// Elements of the hidden states of all steps.
+    fn states(self) -> usize {
+        self.batch_size * self.seq_len * self.hidden_size
+    }
+
+    /// The shape of a cell state.
+    fn cell_state(self) -> [usize; 2] {
+        [self.batch_size, if self.cell.has_cell_state() { self.hidden_size } else { 0 }]
+    }
+
+    fn check(self, name: &str, len: usize, expected: &[usize]) {
+        assert_eq!(Some(len), elements(expected), "{name} must be {expected:?} for {self:?}");
+    }
+
+    fn check_inputs(self, inputs: &SequenceInputs) {
+        let Self { cell, batch_size, seq_len, input_size, hidden_size } = self;
+        let gates = cell.num_gates() * hidden_size;
+        self.check("input", inputs.input.len(), &[batch_size, seq_len, input_size]);
+        self.check("weight_ih", inputs.weight_ih.len(), &[gates, input_size]);
+        self.check("weight_hh", inputs.weight_hh.len(), &[gates, hidden_size]);
+        self.check("bias", inputs.bias.len(), &[cell.num_biases() * hidden_size]);
+        self.check("hidden", inputs.hidden.len(), &[batch_size, hidden_size]);
+        self.check("cell_state", inputs.cell_state.len(), &self.cell_state());
+    }
+
+    fn check_outputs(self, outputs: &SequenceOutputs) {
+        let Self { batch_size, seq_len, hidden_size, .. } = self;
+        self.check("output", outputs.output.len(), &[batch_size, seq_len, hidden_size]);
+        self.check("last_cell_state", outputs.last_cell_state.len(), &self.cell_state());
+    }
+
+    fn check_backward(self, output: &[f32], grad: &OutputGradients, out: &SequenceGradients) {
+        let Self { cell, batch_size, seq_len, input_size, hidden_size } = self;
+        let gates = cell.num_gates() * hidden_size;
+        let sequence = &[batch_size, seq_len, hidden_size];
+        self.check("output", output.len(), sequence);
+        let optional = |name, slice: Option<usize>, expected: &[usize]| {
+            if let Some(len) = slice {
+                self.check(name, len, expected);
+            }
+        };
+        optional("the gradient of output", grad.output.map(<[f32]>::len), sequence);
+        optional("the gradient of last_cell_state", grad.last_cell_state.map(<[f32]>::len), &self.cell_state());
+        let len = |slice: &Option<&mut [f32]>| slice.as_ref().map(|slice| slice.len());
+        optional("the gradient of input", len(&out.input), &[batch_size, seq_len, input_size]);
+        optional("the gradient of weight_ih", len(&out.weight_ih), &[gates, input_size]);
+        optional("the gradient of weight_hh", len(&out.weight_hh), &[gates, hidden_size]);
+        optional("the gradient of bias", len(&out.bias), &[cell.num_biases() * hidden_size]);
+        optional("the gradient of hidden", len(&out.hidden), &[batch_size, hidden_size]);
+        optional("the gradient of cell_state", len(&out.cell_state), &self.cell_state());
+    }
+}

@@ -19,7 +19,7 @@ impl Kernel for RowDot<'_> {
     type Output = [[f32; WEIGHT_ROWS]; MAX_INPUT_ROWS];
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) -> Self::Output {
+    fn run<const W: usize, O: MulAdd>(self) -> Self::Output {
         let mut dots = [[0.0; WEIGHT_ROWS]; MAX_INPUT_ROWS];
         // Sixteen sums fit in 32 registers, eight in 16; how rows are grouped does not change a sum.
         let group = if W == 16 { 4 } else { 2 };

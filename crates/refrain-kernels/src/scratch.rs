@@ -7,7 +7,7 @@ use crate::allocator::advise_huge_pages;
 use crate::prefetch::LINE;
 
 /// How many idle buffers are kept; the oldest goes first.
-const KEPT: usize = 16;
+const KEPT: usize = 48;
 
 /// A free list of buffers, shared by an engine and by what it hands out.
 #[derive(Clone, Default)]
@@ -73,6 +73,15 @@ pub(crate) struct Scratch {
     offset: usize,
     len: usize,
     home: FreeList,
+}
+
+impl Scratch {
+    /// The buffer as words, for packed factors.
+    pub(crate) fn words_mut(&mut self) -> &mut [u32] {
+        let floats: &mut [f32] = self;
+        // SAFETY: f32 and u32 have the same size and alignment, and any bits are a value of both.
+        unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
+    }
 }
 
 impl Deref for Scratch {

@@ -1,269 +1,216 @@
-//! The micro-kernel: one tile of a product, held in registers.
+//! The micro-kernel: one tile of a product of packed factors, its sums held in registers.
 
-use std::hint::black_box;
+use std::marker::PhantomData;
 
-use crate::arch::{Arch, Kernel, MAX_ROWS, MAX_WIDTH, MulAdd};
-use crate::prefetch::prefetch_run;
+use crate::arch::{Arch, Bf16Support, Isa, Kernel, MulAdd, Tiles};
+#[cfg(target_arch = "x86_64")]
+use crate::arch::{Parts, amx_multiply};
+use crate::format::{BLOCK_WORDS, Format};
+use crate::pack::MAX_LINES;
 
-/// A left factor whose terms lie side by side: element (row, k) at `row * row_stride + k`.
-#[derive(Clone, Copy)]
-pub(crate) struct LeftRows {
-    pub(crate) data: *const f32,
-    pub(crate) row_stride: usize,
-}
+mod dot;
 
-/// A left factor whose rows lie side by side: element (row, k) at `row + k * k_stride`.
-#[derive(Clone, Copy)]
-pub(crate) struct LeftColumns {
-    pub(crate) data: *const f32,
-    pub(crate) k_stride: usize,
-}
+use dot::Dot;
 
-/// A left factor in either layout.
-#[derive(Clone, Copy)]
-pub(crate) enum Left {
-    Rows(LeftRows),
-    Columns(LeftColumns),
-}
+/// The most rows that a tile has.
+pub(crate) const MAX_ROWS: usize = 32;
 
-/// A walk over the terms of a left factor. Each layout has its own, so that an address costs no instruction of its own.
-pub(crate) trait Walk: Copy {
-    /// The element of `row`, `ahead` terms from here.
-    fn at(&self, row: usize, ahead: usize) -> *const f32;
+/// The sums of a tile, row by row.
+#[repr(C, align(64))]
+pub(crate) struct Sums([f32; MAX_ROWS * MAX_LINES]);
 
-    /// Goes on by `terms`, past the last one too, where the pointer is not followed.
-    fn advance(&mut self, terms: usize);
-}
-
-impl Walk for LeftColumns {
-    #[inline(always)]
-    fn at(&self, row: usize, ahead: usize) -> *const f32 {
-        self.data.wrapping_add(ahead * self.k_stride + row)
+impl Sums {
+    pub(crate) fn new() -> Self {
+        Self([0.0; MAX_ROWS * MAX_LINES])
     }
 
+    /// `N` sums of row `row` of sums of `width` columns, from column `start` on.
     #[inline(always)]
-    fn advance(&mut self, terms: usize) {
-        self.data = self.data.wrapping_add(terms * self.k_stride);
+    pub(crate) fn part<const N: usize>(&self, row: usize, width: usize, start: usize) -> &[f32; N] {
+        self.0[row * width + start..].first_chunk().expect("columns of the tile")
+    }
+
+    /// Row `row` of sums of `width` columns.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize, width: usize) -> &[f32] {
+        &self.0[row * width..(row + 1) * width]
     }
 }
 
-/// The walk over [`LeftRows`].
-#[derive(Clone, Copy)]
-pub(crate) struct RowWalk {
-    data: *const f32,
-    /// 1, 3, 5 … times the distance of two rows: an address takes each of them times 1, 2, 4 or 8 for free.
-    odd_strides: [usize; MAX_ROWS / 2],
+/// The cut of products into tiles: so many rows of so many columns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TileShape {
+    pub(crate) rows: usize,
+    /// Vectors of a row: 2 or 3.
+    pub(crate) vectors: usize,
+    /// Columns of a row.
+    pub(crate) width: usize,
 }
 
-impl LeftRows {
-    #[inline(always)]
-    pub(crate) fn walk(self) -> RowWalk {
-        let stride = self.row_stride * size_of::<f32>();
-        // Left to itself the compiler sees the multiples and adds from row to row, on the ports of the multiply-adds.
-        let odd_strides = std::array::from_fn(|i| black_box(stride * (2 * i + 1)));
-        RowWalk { data: self.data, odd_strides }
+impl TileShape {
+    pub(crate) fn new(arch: Arch, vectors: usize) -> Self {
+        Self { rows: arch.rows(vectors), vectors, width: vectors * arch.lanes() }
     }
 }
 
-impl Walk for RowWalk {
-    #[inline(always)]
-    fn at(&self, row: usize, ahead: usize) -> *const f32 {
-        let first = self.data.wrapping_add(ahead);
-        if row == 0 {
-            return first;
+/// A tile of a product of packed factors: `sums[r, c] = Σ left[r, k] · right[k, c]`.
+#[derive(Clone, Copy)]
+pub(crate) struct TileProduct {
+    pub(crate) format: Format,
+    pub(crate) shape: TileShape,
+    /// Rows to compute, at most those of the shape.
+    pub(crate) rows: usize,
+    /// Blocks of terms.
+    pub(crate) blocks: usize,
+    /// Blocks of the shape's rows.
+    pub(crate) left: *const u32,
+    /// Blocks of the shape's width.
+    pub(crate) right: *const u32,
+}
+
+impl Tiles {
+    /// Computes the sums of a tile. Those of rows beyond the product's may change as well.
+    ///
+    /// # Safety
+    ///
+    /// The factors must be readable for the product's blocks, the left one for the rows of its shape.
+    pub(crate) unsafe fn multiply(&self, product: &TileProduct, sums: &mut Sums) {
+        let arch = self.arch();
+        debug_assert!(product.rows <= product.shape.rows && product.shape.rows <= MAX_ROWS);
+        match (arch.isa(), product.format) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: having `Tiles` means that this thread's are configured; the rest by contract.
+            (Isa::Amx, _) => unsafe { amx(product, sums) },
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Format::Bf16) if arch.bf16() == Bf16Support::Avx512 => {
+                arch.run_bf16(Multiply::<dot::Avx512Bf16>::new(product, sums));
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Format::Bf16) => arch.run(Multiply::<dot::Avx512Emulated>::new(product, sums)),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, _) => arch.run(Multiply::<dot::Avx512F32>::new(product, sums)),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Format::Bf16) => arch.run(Multiply::<dot::Avx2Emulated>::new(product, sums)),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, _) => arch.run(Multiply::<dot::Avx2F32>::new(product, sums)),
+            (_, Format::Bf16) => arch.run(Multiply::<dot::PortableEmulated>::new(product, sums)),
+            _ => arch.run(Multiply::<dot::PortableF32>::new(product, sums)),
         }
-        let twos = row.trailing_zeros();
-        first.wrapping_byte_add(self.odd_strides[(row >> twos) / 2] << twos)
-    }
-
-    #[inline(always)]
-    fn advance(&mut self, terms: usize) {
-        self.data = self.data.wrapping_add(terms);
     }
 }
 
-/// The right factor of a tile: the columns of row k lie from `k * k_stride` on.
-#[derive(Clone, Copy)]
-pub(crate) struct RightPanel {
-    pub(crate) data: *const f32,
-    pub(crate) k_stride: usize,
-}
-
-/// `left · right` over `k_len` terms, in ascending order of k, each element in one chain of multiply-adds from zero.
+/// [`Tiles::multiply`] by tile registers.
+///
+/// Of a term that is infinite, or whose products are too great for f32, the parts may have opposite signs: their sum is not a
+/// number where f32 would give infinity. There the first parts alone decide.
 ///
 /// # Safety
 ///
-/// `left` must be readable for `M` rows and `right` for `V * W` columns, over `k_len` terms.
-#[inline(always)]
-pub(crate) unsafe fn accumulate<const W: usize, const V: usize, const M: usize, O: MulAdd>(
-    k_len: usize,
-    mut left: impl Walk,
-    right: RightPanel,
-) -> [[[f32; W]; V]; M] {
-    let mut sums = [[[0.0; W]; V]; M];
-    let mut b = right.data;
-    // Two terms per round: the loop's own instructions would take the place of multiply-adds.
-    for _ in 0..k_len / 2 {
-        for ahead in 0..2 {
-            // SAFETY: within the bounds promised by the caller.
-            unsafe { add_term::<W, V, M, O>(&mut sums, left, ahead, b) };
-            // Past the last term the pointers may leave their buffers, where they are not followed.
-            b = b.wrapping_add(right.k_stride);
-        }
-        left.advance(2);
+/// As [`Tiles::multiply`], and the thread's tile registers must be configured.
+#[cfg(target_arch = "x86_64")]
+unsafe fn amx(product: &TileProduct, sums: &mut Sums) {
+    let multiply = |parts, sums: &mut Sums| {
+        let size = (product.rows, product.shape.vectors, parts);
+        // SAFETY: by contract; the sums have room for 32 rows of 48 columns.
+        unsafe { amx_multiply(size, product.blocks, product.left, product.right, sums.0.as_mut_ptr()) };
+    };
+    if product.format == Format::Bf16 {
+        multiply(Parts::One, sums);
+        return;
     }
-    if k_len % 2 == 1 {
-        // SAFETY: as above.
-        unsafe { add_term::<W, V, M, O>(&mut sums, left, 0, b) };
-    }
-    sums
-}
-
-/// Adds one term to a tile's sums.
-///
-/// # Safety
-///
-/// `left` must be readable for `M` rows, `ahead` terms from where it is, and `b` for `V * W` columns.
-#[inline(always)]
-unsafe fn add_term<const W: usize, const V: usize, const M: usize, O: MulAdd>(
-    sums: &mut [[[f32; W]; V]; M],
-    left: impl Walk,
-    ahead: usize,
-    b: *const f32,
-) {
-    // SAFETY: within the bounds promised by the caller.
-    let columns: [[f32; W]; V] = std::array::from_fn(|v| unsafe { b.add(v * W).cast::<[f32; W]>().read() });
-    for (r, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: as above.
-        let x = unsafe { left.at(r, ahead).read() };
-        for v in 0..V {
-            for l in 0..W {
-                sums[v][l] = O::mul_add(x, columns[v][l], sums[v][l]);
+    multiply(Parts::Three, sums);
+    let count = product.rows * product.shape.width;
+    if sums.0[..count].iter().fold(false, |any, sum| any | sum.is_nan()) {
+        let mut of_first = Sums::new();
+        multiply(Parts::FirstOfThree, &mut of_first);
+        for (sum, of_first) in sums.0[..count].iter_mut().zip(&of_first.0) {
+            if sum.is_nan() {
+                *sum = *of_first;
             }
         }
+    }
+}
+
+struct Multiply<'a, D> {
+    product: &'a TileProduct,
+    sums: &'a mut Sums,
+    dot: PhantomData<D>,
+}
+
+impl<'a, D> Multiply<'a, D> {
+    fn new(product: &'a TileProduct, sums: &'a mut Sums) -> Self {
+        Self { product, sums, dot: PhantomData }
     }
 }
 
 /// Spells out the tile heights, each of which is compiled by itself: a tile at the lower edge does no more work than its
 /// rows need.
 macro_rules! for_rows {
-    ($rows:expr, $max:expr, $call:ident::<$($generic:tt),*>($($argument:expr),*)) => {
-        match $rows {
-            1 => $call::<$($generic,)* 1>($($argument),*),
-            2 if $max >= 2 => $call::<$($generic,)* 2>($($argument),*),
-            3 if $max >= 3 => $call::<$($generic,)* 3>($($argument),*),
-            4 if $max >= 4 => $call::<$($generic,)* 4>($($argument),*),
-            5 if $max >= 5 => $call::<$($generic,)* 5>($($argument),*),
-            6 if $max >= 6 => $call::<$($generic,)* 6>($($argument),*),
-            7 if $max >= 7 => $call::<$($generic,)* 7>($($argument),*),
-            8 if $max >= 8 => $call::<$($generic,)* 8>($($argument),*),
-            9 if $max >= 9 => $call::<$($generic,)* 9>($($argument),*),
-            10 if $max >= 10 => $call::<$($generic,)* 10>($($argument),*),
-            11 if $max >= 11 => $call::<$($generic,)* 11>($($argument),*),
-            12 if $max >= 12 => $call::<$($generic,)* 12>($($argument),*),
+    ($product:ident, $sums:ident, $vectors:literal, [$($rows:literal),*]) => {
+        match $product.rows {
+            $($rows => multiply::<D, $vectors, $rows>($product, $sums),)*
             rows => unreachable!("a tile of {rows} rows"),
         }
     };
 }
-pub(crate) use for_rows;
 
-/// What a tile's sums are added to.
-#[derive(Clone, Copy)]
-pub(crate) enum TileStart {
-    Zero,
-    /// What the output holds.
-    Output,
-    /// The same values for every row.
-    Bias(*const f32),
-}
-
-/// A tile of a plain product, at most `MAX_ROWS` by `MAX_WIDTH`.
-pub(crate) struct ProductTile {
-    pub(crate) k_len: usize,
-    pub(crate) left: Left,
-    pub(crate) right: RightPanel,
-    pub(crate) rows: usize,
-    /// Vectors of the panel: 1, 2 or 4.
-    pub(crate) vectors: usize,
-    /// Columns to store.
-    pub(crate) cols: usize,
-    pub(crate) start: TileStart,
-    pub(crate) out: *mut f32,
-    pub(crate) out_stride: usize,
-}
-
-/// Vectors of the narrowest panel of 1, 2 or 4 vectors that holds `cols` columns.
-pub(crate) fn vectors_for(cols: usize, lanes: usize) -> usize {
-    cols.div_ceil(lanes).next_power_of_two()
-}
-
-impl ProductTile {
-    /// Computes the tile.
-    ///
-    /// # Safety
-    ///
-    /// `left` must be readable for `rows` rows, `right` for `vectors` vectors, the bias and `out` for `cols` columns, `out`
-    /// writable and used by no other thread.
-    pub(crate) unsafe fn compute(&self, arch: Arch) {
-        debug_assert!(self.rows <= MAX_ROWS && self.cols <= MAX_WIDTH && self.cols <= self.vectors * arch.lanes());
-        arch.run(Promised(self));
-    }
-
-    #[inline(always)]
-    fn vectors<O: MulAdd, L: Walk, const W: usize, const V: usize, const MAX: usize>(&self, left: L) {
-        match self.vectors {
-            1 => for_rows!(self.rows, MAX, tile::<O, L, W, 1>(self, left)),
-            2 if V >= 2 => for_rows!(self.rows, MAX, tile::<O, L, W, 2>(self, left)),
-            4 if V >= 4 => for_rows!(self.rows, MAX, tile::<O, L, W, 4>(self, left)),
-            vectors => unreachable!("a panel of {vectors} vectors"),
-        }
-    }
-}
-
-/// A tile whose pointers were promised to be good.
-struct Promised<'a>(&'a ProductTile);
-
-impl Kernel for Promised<'_> {
+impl<D: Dot> Kernel for Multiply<'_, D> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const W: usize, const V: usize, const M: usize, const U: usize, O: MulAdd>(self) {
-        match self.0.left {
-            Left::Rows(left) => self.0.vectors::<O, RowWalk, W, V, M>(left.walk()),
-            Left::Columns(left) => self.0.vectors::<O, LeftColumns, W, V, M>(left),
+    fn run<const W: usize, O: MulAdd>(self) {
+        let Self { product, sums, .. } = self;
+        // SAFETY: promised to `Tiles::multiply`, which is the only way here and chooses the vectors by the instruction set.
+        unsafe {
+            match (D::LANES, product.shape.vectors) {
+                (16, 2) => for_rows!(product, sums, 2, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
+                (16, 3) => for_rows!(product, sums, 3, [1, 2, 3, 4, 5, 6, 7, 8]),
+                (_, 2) => for_rows!(product, sums, 2, [1, 2, 3, 4, 5, 6]),
+                (_, 3) => for_rows!(product, sums, 3, [1, 2, 3, 4]),
+                (_, vectors) => unreachable!("tiles of {vectors} vectors"),
+            }
         }
     }
 }
 
+/// # Safety
+///
+/// As [`Tiles::multiply`], and the vectors must be of this instruction set.
 #[inline(always)]
-fn tile<O: MulAdd, L: Walk, const W: usize, const V: usize, const M: usize>(tile: &ProductTile, left: L) {
-    for r in 0..M {
-        prefetch_run(tile.out.wrapping_add(r * tile.out_stride), V * W);
-    }
-    // SAFETY: promised to `ProductTile::compute`, which is the only way here.
-    let sums = unsafe { accumulate::<W, V, M, O>(tile.k_len, left, tile.right) };
-    for (r, sums) in sums.iter().enumerate() {
-        for (v, sums) in sums.iter().enumerate() {
-            let cols = tile.cols.saturating_sub(v * W).min(W);
-            if cols == 0 {
-                break;
-            }
-            // SAFETY: row r and the columns from v * W on are inside the output and the bias, by the same promise.
+unsafe fn multiply<D: Dot, const V: usize, const M: usize>(product: &TileProduct, sums: &mut Sums) {
+    let mut totals = [[D::zero(); V]; M];
+    let (mut left, mut right) = (product.left, product.right);
+    for _ in 0..product.blocks {
+        for word in 0..BLOCK_WORDS {
+            // SAFETY: inside a block of `V` vectors and the shape's rows, by contract.
             unsafe {
-                let out = tile.out.add(r * tile.out_stride + v * W);
-                let start = match tile.start {
-                    TileStart::Zero => [0.0; W],
-                    TileStart::Output => load::<W>(out, cols),
-                    TileStart::Bias(bias) => load::<W>(bias.add(v * W), cols),
-                };
-                let mut sum = *sums;
-                for l in 0..W {
-                    sum[l] += start[l];
+                let columns: [D::Vector; V] = std::array::from_fn(|v| D::load(right.add((word * V + v) * D::LANES)));
+                for (r, totals) in totals.iter_mut().enumerate() {
+                    let x = D::splat(left.add(r * BLOCK_WORDS + word).read());
+                    for v in 0..V {
+                        totals[v] = D::dot(x, columns[v], totals[v]);
+                    }
                 }
-                store::<W>(&sum, out, cols);
             }
         }
+        left = left.wrapping_add(product.shape.rows * BLOCK_WORDS);
+        right = right.wrapping_add(D::LANES * V * BLOCK_WORDS);
     }
+    for (to, totals) in sums.0.chunks_exact_mut(V * D::LANES).zip(totals) {
+        for (to, total) in to.chunks_exact_mut(D::LANES).zip(totals) {
+            // SAFETY: a vector of sums.
+            unsafe { D::store(total, to.as_mut_ptr()) };
+        }
+    }
+}
+
+/// The sum of two arrays. By value: of references the compiler would not know that they lie apart, and add one by one.
+#[inline(always)]
+pub(crate) fn sum_of<const N: usize>(mut a: [f32; N], b: [f32; N]) -> [f32; N] {
+    for n in 0..N {
+        a[n] += b[n];
+    }
+    a
 }
 
 /// The first `count` of `N` floats; the others are zero.

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Noise, assert_close, engines};
-use refrain_kernels::{Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
+use common::{Noise, PRECISIONS, assert_close, engines, tolerance};
+use refrain_kernels::{Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, Precision, linear_cross_entropy};
 
 struct Problem {
     rows: usize,
@@ -81,22 +81,29 @@ impl Problem {
 
     fn check(&self, engine: &Engine) {
         let expected = self.expected();
-        let name =
-            format!("{} rows, {} units, {} words on {}", self.rows, self.hidden_size, self.vocab_size, engine.isa());
+        for precision in PRECISIONS {
+            self.check_in(engine, precision, &expected);
+        }
+    }
+
+    fn check_in(&self, engine: &Engine, precision: Precision, expected: &Expected) {
+        let Self { rows, hidden_size, vocab_size, .. } = self;
+        let name = format!("{rows} rows, {hidden_size} units, {vocab_size} words in {precision:?} on {}", engine.isa());
+        let tolerance = tolerance(precision);
         let mut losses = vec![f32::NAN; self.rows];
-        linear_cross_entropy(engine, self.args(), &mut losses, None);
-        assert_close(&name, &losses, &expected.losses, 1e-5);
+        linear_cross_entropy(engine, precision, self.args(), &mut losses, None);
+        assert_close(&name, &losses, &expected.losses, tolerance);
         let mut hidden = vec![f32::NAN; self.hidden.len()];
         let mut weight = vec![f32::NAN; self.weight.len()];
         let mut bias = vec![f32::NAN; self.bias.len()];
         let gradients = LinearCrossEntropyGradients { hidden: &mut hidden, weight: &mut weight, bias: &mut bias };
-        linear_cross_entropy(engine, self.args(), &mut losses, Some(gradients));
-        assert_close(&name, &losses, &expected.losses, 1e-5);
-        for (actual, expected) in [(hidden, expected.hidden), (weight, expected.weight), (bias, expected.bias)] {
+        linear_cross_entropy(engine, precision, self.args(), &mut losses, Some(gradients));
+        assert_close(&name, &losses, &expected.losses, tolerance);
+        for (actual, expected) in [(hidden, &expected.hidden), (weight, &expected.weight), (bias, &expected.bias)] {
             // Of the sum rather than the mean, so that many rows do not hide an error.
             let actual: Vec<f32> = actual.iter().map(|value| value * self.rows as f32).collect();
             let expected: Vec<f64> = expected.iter().map(|value| value * self.rows as f64).collect();
-            assert_close(&name, &actual, &expected, 1e-5);
+            assert_close(&name, &actual, &expected, tolerance);
         }
     }
 }
@@ -123,49 +130,55 @@ fn several_chunks_of_rows_match_plain_loops() {
 #[test]
 fn huge_logits_neither_overflow_nor_lose_the_loss() {
     for engine in engines(1) {
-        let mut problem = Problem::new(3, 2, 40);
-        problem.bias.fill(-1e4);
-        problem.bias[7] = 1e4;
-        problem.targets = vec![7, 8, 7];
-        let mut losses = vec![f32::NAN; 3];
-        linear_cross_entropy(&engine, problem.args(), &mut losses, None);
-        assert!(losses[0].abs() < 1e-6 && losses[2].abs() < 1e-6, "{losses:?}");
-        assert!((losses[1] - 2e4).abs() < 10.0, "{losses:?}");
+        for precision in PRECISIONS {
+            let mut problem = Problem::new(3, 2, 40);
+            problem.bias.fill(-1e4);
+            problem.bias[7] = 1e4;
+            problem.targets = vec![7, 8, 7];
+            let mut losses = vec![f32::NAN; 3];
+            linear_cross_entropy(&engine, precision, problem.args(), &mut losses, None);
+            assert!(losses[0].abs() < 1e-6 && losses[2].abs() < 1e-6, "{losses:?}");
+            assert!((losses[1] - 2e4).abs() < 10.0, "{losses:?}");
+        }
     }
 }
 
 #[test]
 fn a_bias_common_to_all_words_changes_nothing() {
     for engine in engines(1) {
-        let (weight, bias) = (vec![0.0; 2], vec![1e4; 2]);
-        let args = LinearCrossEntropy {
-            hidden: &[1.0],
-            weight: &weight,
-            bias: &bias,
-            targets: &[0],
-            hidden_size: 1,
-            vocab_size: 2,
-        };
-        let (mut losses, mut gradients) = ([0.0], [vec![0.0; 1], vec![0.0; 2], vec![0.0; 2]]);
-        let [hidden, weight, bias] = gradients.each_mut();
-        let out = LinearCrossEntropyGradients { hidden, weight, bias };
-        linear_cross_entropy(&engine, args, &mut losses, Some(out));
-        assert!((losses[0] - std::f32::consts::LN_2).abs() < 1e-6, "{losses:?}");
-        assert!((gradients[2][0] + 0.5).abs() < 1e-6 && (gradients[2][1] - 0.5).abs() < 1e-6, "{gradients:?}");
+        for precision in PRECISIONS {
+            let (weight, bias) = (vec![0.0; 2], vec![1e4; 2]);
+            let args = LinearCrossEntropy {
+                hidden: &[1.0],
+                weight: &weight,
+                bias: &bias,
+                targets: &[0],
+                hidden_size: 1,
+                vocab_size: 2,
+            };
+            let (mut losses, mut gradients) = ([0.0], [vec![0.0; 1], vec![0.0; 2], vec![0.0; 2]]);
+            let [hidden, weight, bias] = gradients.each_mut();
+            let out = LinearCrossEntropyGradients { hidden, weight, bias };
+            linear_cross_entropy(&engine, precision, args, &mut losses, Some(out));
+            assert!((losses[0] - std::f32::consts::LN_2).abs() < 1e-6, "{losses:?}");
+            assert!((gradients[2][0] + 0.5).abs() < 1e-6 && (gradients[2][1] - 0.5).abs() < 1e-6, "{gradients:?}");
+        }
     }
 }
 
 #[test]
 fn nan_and_impossible_words_come_through() {
     for engine in engines(1) {
-        let mut problem = Problem::new(4, 3, 50);
-        problem.hidden[3] = f32::NAN;
-        problem.bias[..20].fill(f32::NEG_INFINITY);
-        problem.targets = vec![30, 30, 30, 5];
-        let mut losses = vec![0.0; 4];
-        linear_cross_entropy(&engine, problem.args(), &mut losses, None);
-        assert!(losses[0].is_finite() && losses[1].is_nan() && losses[2].is_finite(), "{losses:?}");
-        assert!(losses[3] == f32::INFINITY, "{losses:?}");
+        for precision in PRECISIONS {
+            let mut problem = Problem::new(4, 3, 50);
+            problem.hidden[3] = f32::NAN;
+            problem.bias[..20].fill(f32::NEG_INFINITY);
+            problem.targets = vec![30, 30, 30, 5];
+            let mut losses = vec![0.0; 4];
+            linear_cross_entropy(&engine, precision, problem.args(), &mut losses, None);
+            assert!(losses[0].is_finite() && losses[1].is_nan() && losses[2].is_finite(), "{losses:?}");
+            assert!(losses[3] == f32::INFINITY, "{losses:?}");
+        }
     }
 }
 
@@ -174,7 +187,13 @@ fn no_rows_give_zero_gradients() {
     let problem = Problem::new(0, 3, 4);
     let (mut weight, mut bias) = (vec![1.0; 12], vec![1.0; 4]);
     let gradients = LinearCrossEntropyGradients { hidden: &mut [], weight: &mut weight, bias: &mut bias };
-    linear_cross_entropy(&Engine::new(Isa::Portable, 1).unwrap(), problem.args(), &mut [], Some(gradients));
+    linear_cross_entropy(
+        &Engine::new(Isa::Portable, 1).unwrap(),
+        Precision::F32,
+        problem.args(),
+        &mut [],
+        Some(gradients),
+    );
     assert!(weight.iter().chain(&bias).all(|&value| value == 0.0));
 }
 
@@ -183,5 +202,5 @@ fn no_rows_give_zero_gradients() {
 fn a_target_that_is_no_word_is_refused() {
     let mut problem = Problem::new(2, 3, 4);
     problem.targets[1] = 4;
-    linear_cross_entropy(&Engine::new(Isa::Portable, 1).unwrap(), problem.args(), &mut [0.0; 2], None);
+    linear_cross_entropy(&Engine::new(Isa::Portable, 1).unwrap(), Precision::F32, problem.args(), &mut [0.0; 2], None);
 }

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Noise, assert_close, engines, wide};
-use refrain_kernels::{Beta, Engine, Isa, MatMut, MatRef, column_sums, matmul, matmul_bias};
+use common::{Noise, PRECISIONS, assert_close, assert_close_at_scale, engines, tolerance, wide};
+use refrain_kernels::{Beta, Engine, Isa, MatMut, MatRef, Precision, column_sums, matmul, matmul_bias};
 
 const SIZES: [usize; 12] = [1, 2, 3, 5, 7, 13, 17, 31, 33, 64, 65, 130];
 
@@ -37,25 +37,26 @@ fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 }
 
 /// All four layouts, all three starts.
-fn check(engine: &Engine, case: &Case) {
+fn check(engine: &Engine, precision: Precision, case: &Case) {
     let Case { m, k, n, .. } = *case;
     let (a_transposed, b_transposed) = (transpose(&case.a, m, k), transpose(&case.b, k, n));
     let a = [MatRef::row_major(&case.a, m, k), MatRef::row_major(&a_transposed, k, m).transposed()];
     let b = [MatRef::row_major(&case.b, k, n), MatRef::row_major(&b_transposed, n, k).transposed()];
     let bias = Noise::new(3).floats(n);
-    let name = format!("[{m}, {k}] · [{k}, {n}] on {}", engine.isa());
+    let name = format!("[{m}, {k}] · [{k}, {n}] in {precision:?} on {}", engine.isa());
+    let tolerance = tolerance(precision);
     for a in a {
         for b in b {
             let mut out = vec![f32::NAN; m * n];
-            matmul(engine, a, b, Beta::Overwrite, MatMut::row_major(&mut out, m, n));
-            assert_close(&name, &out, &case.expected, 1e-5);
+            matmul(engine, precision, a, b, Beta::Overwrite, MatMut::row_major(&mut out, m, n));
+            assert_close(&name, &out, &case.expected, tolerance);
             let twice: Vec<f64> = case.expected.iter().map(|value| 2.0 * value).collect();
-            matmul(engine, a, b, Beta::Accumulate, MatMut::row_major(&mut out, m, n));
-            assert_close(&name, &out, &twice, 1e-5);
+            matmul(engine, precision, a, b, Beta::Accumulate, MatMut::row_major(&mut out, m, n));
+            assert_close_at_scale(&name, &out, &twice, tolerance, 2.0);
             let mut out = vec![f32::NAN; m * n];
-            matmul_bias(engine, a, b, &bias, MatMut::row_major(&mut out, m, n));
+            matmul_bias(engine, precision, a, b, &bias, MatMut::row_major(&mut out, m, n));
             let expected: Vec<f64> = case.expected.iter().zip(wide(&bias).iter().cycle()).map(|(x, y)| x + y).collect();
-            assert_close(&name, &out, &expected, 1e-5);
+            assert_close(&name, &out, &expected, tolerance);
         }
     }
 }
@@ -68,7 +69,9 @@ fn small_products_of_all_edges_match_plain_loops() {
             for n in SIZES {
                 let case = Case::new(m, k, n);
                 for engine in &engines {
-                    check(engine, &case);
+                    for precision in PRECISIONS {
+                        check(engine, precision, &case);
+                    }
                 }
             }
         }
@@ -80,7 +83,9 @@ fn products_over_several_blocks_match_plain_loops() {
     for (m, k, n) in [(7, 1300, 67), (250, 513, 70), (6, 600, 5000), (9, 40, 4200), (500, 7, 3)] {
         let case = Case::new(m, k, n);
         for engine in engines(2) {
-            check(&engine, &case);
+            for precision in PRECISIONS {
+                check(&engine, precision, &case);
+            }
         }
     }
 }
@@ -88,41 +93,69 @@ fn products_over_several_blocks_match_plain_loops() {
 #[test]
 fn empty_products_write_their_start() {
     for engine in engines(2) {
-        for (m, n) in [(3, 2), (3, 40), (40, 2), (40, 40), (3, 0), (40, 0)] {
-            let a = MatRef::row_major(&[], m, 0);
-            let bias = Noise::new(1).floats(n);
-            for b in [MatRef::row_major(&[], 0, n), MatRef::row_major(&[], n, 0).transposed()] {
-                let mut out = vec![5.0; m * n];
-                matmul(&engine, a, b, Beta::Accumulate, MatMut::row_major(&mut out, m, n));
-                assert_eq!(out, vec![5.0; m * n]);
-                matmul_bias(&engine, a, b, &bias, MatMut::row_major(&mut out, m, n));
-                assert_eq!(out, bias.repeat(m));
-                matmul(&engine, a, b, Beta::Overwrite, MatMut::row_major(&mut out, m, n));
-                assert_eq!(out, vec![0.0; m * n]);
+        for precision in PRECISIONS {
+            for (m, n) in [(3, 2), (3, 40), (40, 2), (40, 40), (3, 0), (40, 0)] {
+                let a = MatRef::row_major(&[], m, 0);
+                let bias = Noise::new(1).floats(n);
+                for b in [MatRef::row_major(&[], 0, n), MatRef::row_major(&[], n, 0).transposed()] {
+                    let mut out = vec![5.0; m * n];
+                    matmul(&engine, precision, a, b, Beta::Accumulate, MatMut::row_major(&mut out, m, n));
+                    assert_eq!(out, vec![5.0; m * n]);
+                    matmul_bias(&engine, precision, a, b, &bias, MatMut::row_major(&mut out, m, n));
+                    assert_eq!(out, bias.repeat(m));
+                    matmul(&engine, precision, a, b, Beta::Overwrite, MatMut::row_major(&mut out, m, n));
+                    assert_eq!(out, vec![0.0; m * n]);
+                }
             }
+            matmul(
+                &engine,
+                precision,
+                MatRef::row_major(&[], 0, 4),
+                MatRef::row_major(&[0.0; 8], 4, 2),
+                Beta::Overwrite,
+                MatMut::row_major(&mut [], 0, 2),
+            );
         }
-        matmul(
-            &engine,
-            MatRef::row_major(&[], 0, 4),
-            MatRef::row_major(&[0.0; 8], 4, 2),
-            Beta::Overwrite,
-            MatMut::row_major(&mut [], 0, 2),
-        );
+    }
+}
+
+/// The factors here are whole numbers of 8 bits and their sums have less than 24, so that no rounding is left but a wrong one.
+#[test]
+fn bf16_is_exact_where_its_bits_suffice_and_f32_keeps_24() {
+    for engine in engines(2) {
+        for (m, k, n) in [(1, 3, 2), (3, 17, 40), (40, 70, 33), (130, 300, 65)] {
+            let mut noise = Noise::new(k as u64);
+            let mut whole = |len: usize| (0..len).map(|_| (noise.bits() % 257) as f32 - 128.0).collect::<Vec<_>>();
+            let (a, b) = (whole(m * k), whole(k * n));
+            let finer: Vec<f32> = a.iter().map(|value| value + 1.0 / 1024.0).collect();
+            let product = |precision, a: &[f32]| {
+                let mut out = vec![f32::NAN; m * n];
+                let (a, b) = (MatRef::row_major(a, m, k), MatRef::row_major(&b, k, n));
+                matmul(&engine, precision, a, b, Beta::Overwrite, MatMut::row_major(&mut out, m, n));
+                out
+            };
+            let name = format!("[{m}, {k}] · [{k}, {n}] on {}", engine.isa());
+            let exact = product(Precision::F32, &a);
+            assert!(product(Precision::Bf16, &a) == exact, "{name}");
+            assert!(product(Precision::F32, &finer) != exact, "{name}");
+        }
     }
 }
 
 #[test]
 fn nan_stays_in_its_row_and_column() {
     for engine in engines(1) {
-        for m in [4, 40] {
-            let (k, n) = (30, 21);
-            let mut case = Case::new(m, k, n);
-            case.a[2 * k + 4] = f32::NAN;
-            let mut out = vec![0.0; m * n];
-            let (a, b) = (MatRef::row_major(&case.a, m, k), MatRef::row_major(&case.b, k, n));
-            matmul(&engine, a, b, Beta::Overwrite, MatMut::row_major(&mut out, m, n));
-            for (i, row) in out.chunks(n).enumerate() {
-                assert!(row.iter().all(|value| value.is_nan() == (i == 2)), "row {i} of {m}: {row:?}");
+        for precision in PRECISIONS {
+            for m in [4, 40] {
+                let (k, n) = (30, 21);
+                let mut case = Case::new(m, k, n);
+                case.a[2 * k + 4] = f32::NAN;
+                let mut out = vec![0.0; m * n];
+                let (a, b) = (MatRef::row_major(&case.a, m, k), MatRef::row_major(&case.b, k, n));
+                matmul(&engine, precision, a, b, Beta::Overwrite, MatMut::row_major(&mut out, m, n));
+                for (i, row) in out.chunks(n).enumerate() {
+                    assert!(row.iter().all(|value| value.is_nan() == (i == 2)), "row {i} of {m}: {row:?}");
+                }
             }
         }
     }
@@ -156,6 +189,7 @@ fn shapes_that_do_not_fit_are_refused() {
     let engine = Engine::new(Isa::Portable, 1).unwrap();
     matmul(
         &engine,
+        Precision::F32,
         MatRef::row_major(&[0.0; 6], 2, 3),
         MatRef::row_major(&[0.0; 8], 4, 2),
         Beta::Overwrite,

@@ -2,13 +2,13 @@
 
 mod common;
 
-use common::lstm_reference::Problem;
-use common::{Noise, bits};
+use common::sequence::{backward_after, forward, forward_traced, full_gradient};
+use common::sequence_reference::Problem;
+use common::{Noise, PRECISIONS, bits};
 use refrain_kernels::{
-    AdamStep, Beta, DropoutKey, Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, LstmGradients,
-    LstmOutputGradients, LstmOutputs, MatMut, MatRef, Nesterov, RmsPropStep, SgdStep, adam, column_sums, dropout, exp,
-    linear_cross_entropy, lstm_backward, lstm_forward, lstm_forward_traced, matmul, matmul_bias, rmsprop, sgd, sigmoid,
-    sum_of_squares, tanh,
+    AdamStep, Beta, Cell, DropoutKey, Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef,
+    Nesterov, Precision, RmsPropStep, SgdStep, adam, column_sums, dropout, exp, linear_cross_entropy, matmul,
+    matmul_bias, rmsprop, sgd, sigmoid, sum_of_squares, tanh,
 };
 
 /// Runs the work on 1 to 4 threads of every instruction set and compares all the floats that it returns.
@@ -34,67 +34,61 @@ fn products() {
     {
         let mut noise = Noise::new(m as u64);
         let (a, b, bias) = (noise.floats(m * k), noise.floats(k * n), noise.floats(n));
-        same_bytes(&format!("[{m}, {k}] · [{k}, {n}]"), |engine| {
-            let left = [MatRef::row_major(&a, m, k), MatRef::row_major(&a, k, m).transposed()];
-            let right = [MatRef::row_major(&b, k, n), MatRef::row_major(&b, n, k).transposed()];
-            let mut outputs = Vec::new();
-            for left in left {
-                for right in right {
-                    let mut out = vec![0.0; m * n];
-                    matmul_bias(engine, left, right, &bias, MatMut::row_major(&mut out, m, n));
-                    matmul(engine, left, right, Beta::Accumulate, MatMut::row_major(&mut out, m, n));
-                    outputs.push(out);
+        let left = [MatRef::row_major(&a, m, k), MatRef::row_major(&a, k, m).transposed()];
+        let right = [MatRef::row_major(&b, k, n), MatRef::row_major(&b, n, k).transposed()];
+        for precision in PRECISIONS {
+            same_bytes(&format!("[{m}, {k}] · [{k}, {n}] in {precision:?}"), |engine| {
+                let mut outputs = Vec::new();
+                for left in left {
+                    for right in right {
+                        let mut out = vec![0.0; m * n];
+                        matmul_bias(engine, precision, left, right, &bias, MatMut::row_major(&mut out, m, n));
+                        let start = MatMut::row_major(&mut out, m, n);
+                        matmul(engine, precision, left, right, Beta::Accumulate, start);
+                        outputs.push(out);
+                    }
                 }
-            }
-            let mut sums = [vec![0.0; k], vec![0.0; m]];
+                outputs
+            });
+        }
+        same_bytes(&format!("column sums of [{m}, {k}]"), |engine| {
+            let mut sums = vec![vec![0.0; k], vec![0.0; m]];
             column_sums(engine, left[0], &mut sums[0]);
             column_sums(engine, left[0].transposed(), &mut sums[1]);
-            outputs.extend(sums);
-            outputs
+            sums
         });
     }
 }
 
-fn lstm(engine: &Engine, problem: &Problem) -> Vec<Vec<f32>> {
-    let shape = problem.shape;
-    let states = shape.batch_size * shape.hidden_size;
-    let mut output = vec![f32::NAN; states * shape.seq_len];
-    let mut last = vec![f32::NAN; states];
-    let mut untraced = output.clone();
-    let outputs = LstmOutputs { output: &mut untraced, last_cell_state: &mut last };
-    lstm_forward(engine, shape, problem.inputs(), outputs);
-    let outputs = LstmOutputs { output: &mut output, last_cell_state: &mut last };
-    let trace = lstm_forward_traced(engine, shape, problem.inputs(), outputs);
-    let mut out = problem.wide().map(|values| vec![f32::NAN; values.len()]);
-    let [input, weight_ih, weight_hh, bias, hidden, cell_state] = out.each_mut();
-    let gradients = LstmGradients {
-        input: Some(input),
-        weight_ih: Some(weight_ih),
-        weight_hh: Some(weight_hh),
-        bias: Some(bias),
-        hidden: Some(hidden),
-        cell_state: Some(cell_state),
-    };
-    let grad = LstmOutputGradients { output: Some(&problem.grad_output), last_cell_state: Some(&problem.grad_cell) };
-    lstm_backward(engine, shape, problem.inputs(), &output, &trace, grad, gradients);
-    let mut all = vec![untraced, output, last, trace.gates.clone(), trace.cell_states.clone()];
-    all.extend(out);
+/// Everything that a layer computes, forward and backward.
+fn layer(engine: &Engine, precision: Precision, problem: &Problem) -> Vec<Vec<f32>> {
+    let untraced = forward(engine, precision, problem);
+    let (written, trace) = forward_traced(engine, precision, problem);
+    let gradients = backward_after(engine, precision, problem, (&written, &trace), full_gradient(problem));
+    let mut all = gradients.to_vec();
+    all.extend([untraced.output, untraced.last_cell_state, written.output, written.last_cell_state]);
     all
 }
 
 #[test]
-fn lstm_layers() {
-    for (b, t, i, h) in [
-        (1, 5, 33, 400),
-        (2, 4, 61, 333),
-        (4, 1, 65, 333),
-        (7, 3, 1, 129),
-        (13, 9, 31, 97),
-        (33, 5, 17, 65),
-        (5, 4, 2, 3),
-    ] {
-        let problem = Problem::new(b, t, i, h);
-        same_bytes(&format!("{:?}", problem.shape), |engine| lstm(engine, &problem));
+fn recurrent_layers() {
+    for cell in Cell::ALL {
+        for (b, t, i, h) in [
+            (1, 5, 33, 400),
+            (2, 4, 61, 333),
+            (4, 1, 65, 333),
+            (7, 3, 1, 129),
+            (13, 9, 31, 97),
+            (33, 5, 17, 65),
+            (70, 3, 130, 64),
+            (5, 4, 2, 3),
+        ] {
+            let problem = Problem::new(cell, b, t, i, h);
+            for precision in PRECISIONS {
+                let name = format!("{:?} in {precision:?}", problem.shape);
+                same_bytes(&name, |engine| layer(engine, precision, &problem));
+            }
+        }
     }
 }
 
@@ -113,13 +107,15 @@ fn linear_cross_entropies() {
             hidden_size,
             vocab_size,
         };
-        same_bytes("linear_cross_entropy", |engine| {
-            let mut out = [hidden.clone(), weight.clone(), bias.clone(), vec![0.0; rows]];
-            let [hidden, weight, bias, losses] = out.each_mut();
-            let gradients = LinearCrossEntropyGradients { hidden, weight, bias };
-            linear_cross_entropy(engine, args, losses, Some(gradients));
-            out.to_vec()
-        });
+        for precision in PRECISIONS {
+            same_bytes(&format!("linear_cross_entropy in {precision:?}"), |engine| {
+                let mut out = [hidden.clone(), weight.clone(), bias.clone(), vec![0.0; rows]];
+                let [hidden, weight, bias, losses] = out.each_mut();
+                let gradients = LinearCrossEntropyGradients { hidden, weight, bias };
+                linear_cross_entropy(engine, precision, args, losses, Some(gradients));
+                out.to_vec()
+            });
+        }
     }
 }
 
@@ -168,16 +164,23 @@ fn elementwise_functions() {
 
 #[test]
 fn concurrent_callers_of_one_engine_get_the_same_bytes() {
-    let problem = Problem::new(13, 4, 31, 97);
-    let engine = Engine::new(Isa::detect(), 3).unwrap();
-    let expected = lstm(&engine, &problem);
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                for _ in 0..5 {
-                    assert!(lstm(&engine, &problem) == expected);
+    for isa in Isa::supported() {
+        let engine = Engine::new(isa, 3).unwrap();
+        for cell in Cell::ALL {
+            let problem = Problem::new(cell, 13, 4, 31, 97);
+            let expected = PRECISIONS.map(|precision| layer(&engine, precision, &problem));
+            std::thread::scope(|scope| {
+                for caller in 0..3 {
+                    let (engine, problem, expected) = (&engine, &problem, &expected);
+                    scope.spawn(move || {
+                        // Callers that start with different precisions.
+                        for call in caller..caller + 4 {
+                            let found = layer(engine, PRECISIONS[call % 2], problem);
+                            assert!(found == expected[call % 2], "{:?} on {isa}", problem.shape);
+                        }
+                    });
                 }
             });
         }
-    });
+    }
 }

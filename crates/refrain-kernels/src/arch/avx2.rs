@@ -4,5 +4,5 @@ use super::{Fused, Kernel};
 
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<8, 2, 6, 4, Fused>()
+    kernel.run::<8, Fused>()
 }

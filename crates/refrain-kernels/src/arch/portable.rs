@@ -1,7 +1,7 @@
-//! No target features beyond the target's own: 4 lanes, which SSE2, NEON and WASM have, and no fused multiply-add.
+//! No target features beyond the target's own: two vectors of SSE2, NEON or WASM, and no fused multiply-add.
 
 use super::{Kernel, Separate};
 
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<4, 4, 3, 4, Separate>()
+    kernel.run::<8, Separate>()
 }

@@ -1,9 +1,12 @@
 //! Inputs and comparisons shared by the tests.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
-pub mod lstm_reference;
+pub mod sequence;
+pub mod sequence_reference;
 
-use refrain_kernels::{Engine, Isa};
+use refrain_kernels::{Engine, Isa, Precision};
+
+pub const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 /// Evenly distributed floats in -1..1 from a seed.
 pub struct Noise(u64);
@@ -49,11 +52,25 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
+/// The error allowed a product per largest expected value.
+pub fn tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 1e-5,
+        Precision::Bf16 => 1e-2,
+    }
+}
+
 /// The largest difference must be below `tolerance` times the largest expected value (or one).
 #[track_caller]
 pub fn assert_close(name: &str, actual: &[f32], expected: &[f64], tolerance: f64) {
+    assert_close_at_scale(name, actual, expected, tolerance, 1.0);
+}
+
+/// The largest difference must be below `tolerance` times the largest expected value (or `least_scale`).
+#[track_caller]
+pub fn assert_close_at_scale(name: &str, actual: &[f32], expected: &[f64], tolerance: f64, least_scale: f64) {
     assert_eq!(actual.len(), expected.len(), "{name}");
-    let scale = expected.iter().fold(1.0f64, |scale, value| scale.max(value.abs()));
+    let scale = expected.iter().fold(least_scale, |scale, value| scale.max(value.abs()));
     for (index, (&actual, &expected)) in actual.iter().zip(expected).enumerate() {
         let error = (f64::from(actual) - expected).abs();
         assert!(error <= tolerance * scale, "{name}[{index}] = {actual}, expected {expected} (scale {scale})");
@@ -62,4 +79,10 @@ pub fn assert_close(name: &str, actual: &[f32], expected: &[f64], tolerance: f64
 
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The message with which the work panics, as it must.
+pub fn refusal(work: impl FnOnce()) -> String {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).expect_err("a refusal");
+    *panic.downcast::<String>().expect("a formatted message")
 }

@@ -1,0 +1,51 @@
+//! The equations of one step of each cell, forward and backward, for one unit of one sequence.
+
+use crate::arch::MulAdd;
+
+/// What a step keeps for the way back, and the sums before its activations: at most four numbers a unit.
+pub(super) type Kept = [f32; 4];
+
+/// What a forward step gives.
+pub(super) struct Forward {
+    pub(super) kept: Kept,
+    /// The state that the next step reads beside the products.
+    pub(super) state: f32,
+    pub(super) hidden: f32,
+}
+
+/// What a backward step reads.
+pub(super) struct Backward {
+    pub(super) kept: Kept,
+    pub(super) state_before: f32,
+    pub(super) state_after: f32,
+    /// δh: from the output and from the products of the later step.
+    pub(super) hidden: f32,
+    /// δ of the state after the step.
+    pub(super) state: f32,
+}
+
+/// A cell.
+///
+/// Forward, its gates' products are added to sums, of which [`Kept`] holds one or more. Backward, there are gradients of
+/// `GRADIENTS` sums; those of the input's products come first, those of the recurrent products last.
+pub(super) trait Step: Sync + 'static {
+    /// For each gate, in the order of the weights, the sum that its recurrent product joins. The input's product of gate g
+    /// joins sum g.
+    const RECURRENT_SUMS: &'static [usize];
+    const GATES: usize = Self::RECURRENT_SUMS.len();
+    /// Sums of a unit, and biases.
+    const SUMS: usize;
+    /// Whether there is a state beside the products.
+    const HAS_STATE: bool;
+    /// For each gradient, the sum that it belongs to, which is its bias too.
+    const GRADIENTS: &'static [usize];
+    /// The gates of the first gradients, which are those of the input's products.
+    const INPUT_GATES: &'static [usize];
+    /// The gates of the last gradients, which are those of the recurrent products.
+    const RECURRENT_GATES: &'static [usize];
+
+    fn forward<O: MulAdd>(sums: Kept, state: f32) -> Forward;
+
+    /// The gradients of the sums, in the order of `GRADIENTS`, and that of the state before the step.
+    fn backward<O: MulAdd>(step: Backward) -> (Kept, f32);
+}

@@ -1,0 +1,199 @@
+//! One step back of a tile: from the gradients of what the step gave to those of its sums, in both packings.
+
+use std::marker::PhantomData;
+
+use super::backward_plan::BackwardPlan;
+use super::cell::Step;
+use super::lanes::{Block, Lanes, MAX_BLOCK};
+use super::step::{LeftRows, Terms};
+use crate::arch::{Kernel, MulAdd};
+use crate::format::{BLOCK_WORDS, Encode, words};
+use crate::pack::MAX_LINES;
+use crate::tile::{Sums, sum_of};
+
+/// The gradients of a tile.
+#[repr(C, align(64))]
+pub(super) struct StepWork<E: Encode> {
+    /// A forward panel.
+    pub(super) lanes: Lanes,
+    /// The gradients of the tile, row by row.
+    pub(super) rows: [Block; 4],
+    pub(super) terms: Terms<E>,
+}
+
+impl<E: Encode> StepWork<E> {
+    #[expect(clippy::large_stack_arrays, reason = "it lives on a member's stack, which has megabytes")]
+    pub(super) fn new() -> Self {
+        let block = [0.0; MAX_BLOCK];
+        Self { lanes: Lanes::new(), rows: [block; 4], terms: [[E::Term::default(); MAX_BLOCK]; 3] }
+    }
+}
+
+/// What a forward panel kept of a step.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sub<'a> {
+    pub(super) kept: &'a [f32],
+    pub(super) before: &'a [f32],
+    pub(super) after: &'a [f32],
+}
+
+/// One step back, for a tile whose recurrent products are in `sums`.
+///
+/// Whoever makes one promises that `left` and `columns` are good for its rows and units and no other thread's.
+pub(super) struct StepBack<'a, C, E: Encode> {
+    pub(super) plan: &'a BackwardPlan,
+    pub(super) sums: &'a Sums,
+    pub(super) work: &'a mut StepWork<E>,
+    pub(super) rows: usize,
+    /// Units of the panel that are there.
+    pub(super) present: usize,
+    pub(super) first_unit: usize,
+    /// From the first row's units of this step on.
+    pub(super) grad_output: Option<&'a [f32]>,
+    pub(super) subs: &'a [Sub<'a>],
+    /// By forward panel.
+    pub(super) state: &'a mut [f32],
+    pub(super) left: LeftRows,
+    /// The panel of columns of each gradient.
+    pub(super) columns: [*mut u32; 4],
+    /// The first row's term in the columns.
+    pub(super) first_term: usize,
+    pub(super) bias: [&'a mut [f32]; 4],
+    pub(super) cell: PhantomData<(C, E)>,
+}
+
+impl<C: Step, E: Encode> Kernel for StepBack<'_, C, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) {
+        match (W, self.plan.forward.units) {
+            (_, 4) => self.step_back::<W, 4, 16, O>(),
+            (16, 8) => self.step_back::<W, 8, 32, O>(),
+            (_, 8) => self.step_back::<W, 8, 16, O>(),
+            (16, 16) => self.step_back::<W, 16, 32, O>(),
+            (_, 16) => self.step_back::<W, 16, 16, O>(),
+            (_, 32) => self.step_back::<W, 32, 32, O>(),
+            (_, units) => unreachable!("panels of {units} units"),
+        }
+    }
+}
+
+impl<C: Step, E: Encode> StepBack<'_, C, E> {
+    /// `U` units of a forward panel, `N` of this one.
+    #[inline(always)]
+    fn step_back<const W: usize, const U: usize, const N: usize, O: MulAdd>(self) {
+        let block_len = self.plan.forward.block_len();
+        for (sub, state) in self.state.chunks_exact_mut(block_len).enumerate() {
+            let Some(kept) = self.subs.get(sub) else {
+                for rows in &mut self.work.rows[..C::GRADIENTS.len()] {
+                    for row in &mut rows.as_chunks_mut::<N>().0[..self.rows] {
+                        row[sub * U..(sub + 1) * U].fill(0.0);
+                    }
+                }
+                continue;
+            };
+            let lanes = &mut self.work.lanes;
+            hidden_gradient::<U, N>(
+                self.sums,
+                self.grad_output,
+                (self.rows, self.present, self.plan.forward.shape.seq_len * self.plan.forward.shape.hidden_size),
+                sub,
+                &mut lanes.hidden,
+            );
+            // Whole vectors: blocks have room for them, and what lies beyond the last row is nobody's.
+            let count = (self.rows * U).next_multiple_of(W);
+            for (from, to) in kept.kept.chunks_exact(block_len).zip(&mut lanes.sums) {
+                to[..count].copy_from_slice(&from[..count]);
+            }
+            if C::HAS_STATE {
+                lanes.state_before[..count].copy_from_slice(&kept.before[..count]);
+                lanes.state_after[..count].copy_from_slice(&kept.after[..count]);
+                lanes.state[..count].copy_from_slice(&state[..count]);
+            }
+            lanes.backward::<C, O>(count);
+            if C::HAS_STATE {
+                state[..count].copy_from_slice(&lanes.state[..count]);
+            }
+            for (blocks, rows) in lanes.sums.iter().zip(&mut self.work.rows).take(C::GRADIENTS.len()) {
+                let rows = rows.as_chunks_mut::<N>().0;
+                for (row, units) in rows.iter_mut().zip(blocks.as_chunks::<U>().0).take(self.rows) {
+                    if let Some(row) = row[sub * U..].first_chunk_mut::<U>() {
+                        *row = *units;
+                    }
+                }
+            }
+        }
+        for gradient in 0..C::GRADIENTS.len() {
+            if self.present < N {
+                // As in the forward pass.
+                for row in self.work.rows[gradient].as_chunks_mut::<N>().0.iter_mut().take(self.rows) {
+                    row[self.present..].fill(0.0);
+                }
+            }
+            let rows = &self.work.rows[gradient];
+            let mut sum = [0.0; N];
+            for row in &rows.as_chunks::<N>().0[..self.rows] {
+                sum = sum_of(sum, *row);
+            }
+            if let Some(bias) = self.bias[gradient].first_chunk_mut::<N>() {
+                *bias = sum_of(*bias, sum);
+            }
+            let term = gradient * self.plan.padded + self.first_unit;
+            // SAFETY: promised by the maker.
+            unsafe {
+                self.left.write::<E, W, N>(rows, &mut self.work.terms, self.rows, term);
+                write_columns::<E, N>(rows, self.rows, self.columns[gradient], self.first_term);
+            }
+        }
+    }
+}
+
+/// δh of a forward panel as a block: the recurrent products and the gradient of the output.
+#[inline(always)]
+fn hidden_gradient<const U: usize, const N: usize>(
+    sums: &Sums,
+    grad_output: Option<&[f32]>,
+    (rows, present, stride): (usize, usize, usize),
+    sub: usize,
+    hidden: &mut Block,
+) {
+    let present = present.saturating_sub(sub * U).min(U);
+    for (r, hidden) in hidden.as_chunks_mut::<U>().0.iter_mut().enumerate().take(rows) {
+        *hidden = *sums.part::<U>(r, N, sub * U);
+        if let Some(grad) = grad_output {
+            let grad = &grad[r * stride + sub * U..][..present];
+            // Twice, so that the common case has a constant length.
+            if let Some(grad) = grad.first_chunk::<U>() {
+                *hidden = sum_of(*hidden, *grad);
+            } else {
+                for (hidden, grad) in hidden.iter_mut().zip(grad) {
+                    *hidden += grad;
+                }
+            }
+        }
+    }
+}
+
+/// Writes rows of gradients as terms of packed columns, from `first_term` on, the last one of an odd number beside a zero.
+///
+/// # Safety
+///
+/// The packed columns must have these terms, and they be no other thread's.
+#[inline(always)]
+unsafe fn write_columns<E: Encode, const N: usize>(rows: &[f32], count: usize, columns: *mut u32, first_term: usize) {
+    debug_assert!(N <= MAX_LINES);
+    let rows = &rows.as_chunks::<N>().0[..count];
+    for (index, pair) in rows.chunks(E::TERMS).enumerate() {
+        let (first, second) = (&pair[0], if pair.len() == 2 { &pair[1] } else { &[0.0; N] });
+        let word = first_term / E::TERMS + index;
+        let (block, word) = (word / BLOCK_WORDS, word % BLOCK_WORDS);
+        words::<E, N>(*first, *second, |part, words| {
+            // SAFETY: by contract.
+            unsafe {
+                let to = columns.add(((block * E::PARTS + part) * BLOCK_WORDS + word) * N);
+                to.cast::<[u32; N]>().write_unaligned(*words);
+            }
+        });
+    }
+}

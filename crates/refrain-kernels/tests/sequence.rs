@@ -1,0 +1,173 @@
+//! Sequences of every cell against plain loops in f64, and those against finite differences.
+
+mod common;
+
+use common::sequence::{NAMES, backward_after, forward, forward_traced, full_gradient};
+use common::sequence_reference::{Problem, Reference};
+use common::{Noise, PRECISIONS, assert_close_at_scale, bits, engines};
+use refrain_kernels::{Cell, Engine, Precision, SequenceShape};
+
+const BATCH_SIZES: [usize; 5] = [1, 3, 20, 33, 64];
+const SIZES: [usize; 10] = [1, 2, 3, 5, 17, 31, 64, 65, 97, 130];
+const SEQ_LENS: [usize; 5] = [0, 1, 2, 7, 33];
+
+/// The error allowed per largest expected value.
+///
+/// In f32, rounding adds up over the steps like a random walk. In a single step a gradient is already a sum of several hundred
+/// terms, whose rounding alone comes to 1.2e-6 when they are added one after the other; so short sequences get 2e-6.
+fn tolerance(precision: Precision, seq_len: usize) -> f64 {
+    match precision {
+        Precision::F32 => (1e-6 * (seq_len as f64).sqrt()).max(2e-6),
+        Precision::Bf16 => 1e-2,
+    }
+}
+
+/// The largest expected value is taken to be at least this.
+///
+/// Rounding errors are as large as the terms of a sum. Among many elements some sum is as large too, but where there are few, or
+/// few units behind them, the terms of all may happen to cancel: to those applies half of what sums with random signs come to.
+fn least_scale(shape: SequenceShape, what: &str, len: usize) -> f64 {
+    let SequenceShape { batch_size, seq_len, input_size, hidden_size, .. } = shape;
+    if hidden_size >= 8 && len >= 64 {
+        return 0.0;
+    }
+    let terms = match what {
+        "weight_ih" | "weight_hh" | "bias" => (batch_size * seq_len) as f64,
+        "input" => hidden_size as f64 / input_size.max(1) as f64,
+        _ => 1.0,
+    };
+    0.5 * terms.sqrt()
+}
+
+fn check(engines: &[Engine], problem: &Problem) {
+    let shape = problem.shape;
+    let reference = Reference::new(shape, &problem.wide());
+    let mut active: Vec<bool> = reference.output.iter().map(|&h| h > 0.0).collect();
+    let mut gradients = reference.backward(problem, &active);
+    for engine in engines {
+        for precision in PRECISIONS {
+            let name = |what: &str| format!("{what} of {shape:?} in {precision:?} on {}", engine.isa());
+            let close = |what, found: &[f32], expected: &[f64]| {
+                let least_scale = least_scale(shape, what, expected.len());
+                assert_close_at_scale(&name(what), found, expected, tolerance(precision, shape.seq_len), least_scale);
+            };
+            let (written, trace) = forward_traced(engine, precision, problem);
+            close("output", &written.output, &reference.output);
+            close("last_cell_state", &written.last_cell_state, &reference.last_cell_state);
+            let untraced = forward(engine, precision, problem);
+            assert!(bits(&untraced.output) == bits(&written.output), "{}", name("the untraced output"));
+            let cell_states = [&untraced, &written].map(|written| bits(&written.last_cell_state));
+            assert!(cell_states[0] == cell_states[1], "{}", name("the untraced cell state"));
+            // The output is close, so the rectifier can only differ on sums close to zero.
+            let rectified: Vec<bool> = written.output.iter().map(|&h| h > 0.0).collect();
+            if shape.cell == Cell::RnnRelu && rectified != active {
+                gradients = reference.backward(problem, &rectified);
+                active = rectified;
+            }
+            let found = backward_after(engine, precision, problem, (&written, &trace), full_gradient(problem));
+            for ((found, expected), what) in found.iter().zip(&gradients).zip(NAMES) {
+                close(what, found, expected);
+            }
+        }
+    }
+}
+
+/// All sizes of the state with each other, and those of the input in turn.
+fn check_all_sizes(cell: Cell) {
+    let engines = engines(2);
+    for (n, &hidden_size) in SIZES.iter().enumerate() {
+        for (m, &batch_size) in BATCH_SIZES.iter().enumerate() {
+            for (k, &seq_len) in SEQ_LENS.iter().enumerate() {
+                let input_size = SIZES[(3 * n + 7 * m + 2 * k) % SIZES.len()];
+                check(&engines, &Problem::new(cell, batch_size, seq_len, input_size, hidden_size));
+            }
+        }
+    }
+}
+
+#[test]
+fn lstm_layers_match_plain_loops() {
+    check_all_sizes(Cell::Lstm);
+}
+
+#[test]
+fn gru_layers_match_plain_loops() {
+    check_all_sizes(Cell::Gru);
+}
+
+#[test]
+fn tanh_layers_match_plain_loops() {
+    check_all_sizes(Cell::RnnTanh);
+}
+
+#[test]
+fn rectified_layers_match_plain_loops() {
+    check_all_sizes(Cell::RnnRelu);
+}
+
+#[test]
+fn long_sequences_and_many_blocks_match_plain_loops() {
+    let engines = engines(2);
+    for cell in Cell::ALL {
+        for (b, t, i, h) in [(1, 6, 128, 256), (2, 4, 61, 250), (3, 200, 4, 20), (1, 40, 1, 16), (40, 7, 150, 200)] {
+            check(&engines, &Problem::new(cell, b, t, i, h));
+        }
+    }
+}
+
+#[test]
+fn layers_without_sequences_inputs_or_units_are_no_special_case() {
+    let engines = engines(2);
+    for cell in Cell::ALL {
+        for (b, t, i, h) in [(3, 4, 0, 5), (3, 4, 5, 0), (3, 4, 0, 0), (0, 3, 4, 5), (0, 0, 4, 5)] {
+            check(&engines, &Problem::new(cell, b, t, i, h));
+        }
+    }
+}
+
+#[test]
+fn a_random_walk_over_shapes_matches_plain_loops() {
+    let engines = engines(3);
+    let mut noise = Noise::new(99);
+    for _ in 0..40 {
+        let cell = Cell::ALL[noise.pick(&[0, 1, 2, 3])];
+        let problem = Problem::new(
+            cell,
+            noise.pick(&[1, 4, 6, 11, 20]),
+            noise.pick(&[1, 2, 7, 12]),
+            noise.pick(&[1, 10, 64]),
+            noise.pick(&[4, 15, 16, 48, 66]),
+        );
+        check(&engines, &problem);
+    }
+}
+
+#[test]
+fn the_reference_gradients_match_finite_differences() {
+    const STEP: f64 = 1e-5;
+    for cell in Cell::ALL {
+        for (b, t, i, h) in [(2, 3, 2, 3), (1, 5, 3, 2), (3, 1, 1, 4)] {
+            let problem = Problem::new(cell, b, t, i, h);
+            let inputs = problem.wide();
+            let reference = Reference::new(problem.shape, &inputs);
+            // A step must not cross the bend of the rectifier.
+            let bends = cell == Cell::RnnRelu && reference.sums().any(|sum| sum.abs() < 100.0 * STEP);
+            assert!(!bends, "a sum close to zero in {:?}", problem.shape);
+            let active: Vec<bool> = reference.output.iter().map(|&h| h > 0.0).collect();
+            let gradients = reference.backward(&problem, &active);
+            for slot in 0..6 {
+                for e in 0..inputs[slot].len() {
+                    let shifted = |by: f64| {
+                        let mut inputs = inputs.clone();
+                        inputs[slot][e] += by;
+                        problem.loss(&inputs)
+                    };
+                    let difference = (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP);
+                    let expected = gradients[slot][e];
+                    let error = (difference - expected).abs();
+                    assert!(error < 1e-8, "{}[{e}] of {cell:?}: {difference} against {expected}", NAMES[slot]);
+                }
+            }
+        }
+    }
+}
