@@ -4,8 +4,8 @@
 //! text → tokens ([`text`]) → batches ([`data`]) → layers ([`nn`]) → model ([`models`]) → task ([`tasks`]) →
 //! training ([`train`], with [`optim`]) → decoding ([`decode`]).
 //!
-//! [`nn`] is usable alone, from any Burn program on the Flex backend: [`nn::Lstm`] is an ordinary Burn module whose forward
-//! and backward passes run fused on the CPU.
+//! [`nn`] is usable alone, from any Burn program on the Flex backend: [`nn::Lstm`], [`nn::Gru`] and [`nn::Rnn`] are ordinary
+//! Burn modules whose forward and backward passes run fused on the CPU.
 
 pub mod data;
 pub mod decode;
@@ -19,6 +19,7 @@ pub mod tasks;
 pub mod text;
 pub mod train;
 
+mod parameter_path;
 mod setting;
 
 pub use refrain_kernels as kernels;

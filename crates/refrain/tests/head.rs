@@ -7,8 +7,8 @@ use burn::backend::{Autodiff, Dispatch, Flex, backend_extension};
 use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor};
 use refrain::kernels::DropoutKey;
-use refrain::nn::Linear;
 use refrain::nn::fused::{FusedOps, composed};
+use refrain::nn::{Linear, Precision};
 use support::{assert_close, numbers, values};
 
 /// `[num_tokens, hidden_size, vocab_size]`
@@ -56,6 +56,7 @@ impl Case {
             head: Linear {
                 weight: Param::from_tensor(numbers([vocab_size, hidden_size], 2, device)),
                 bias: Param::from_tensor(numbers([vocab_size], 3, device)),
+                precision: Precision::F32,
             },
             targets: Tensor::from_data(targets.as_slice(), device),
         }

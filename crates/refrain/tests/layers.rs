@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What every module may use: files, settings, and randomness, which itself uses none of the others.
-const LEAVES: &[&str] = &["files", "random", "setting"];
+/// What every module may use: files, paths of parameters, randomness and settings, which use none of the others.
+const LEAVES: &[&str] = &["files", "parameter_path", "random", "setting"];
 
 /// Each module, and which others it may use besides the leaves.
 const TABLE: &[(&str, &[&str])] = &[
     ("files", &[]),
+    ("parameter_path", &[]),
     ("random", &[]),
     ("setting", &[]),
     ("text", &[]),

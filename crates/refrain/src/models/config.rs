@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::nn::{Cell, Precision};
 use crate::setting::{Allowed, Range, Setting, names};
 
 names! {
@@ -10,6 +11,43 @@ names! {
         /// Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000).
         #[default]
         Lstm = "lstm",
+        /// Gated recurrent unit (Cho et al. 2014).
+        Gru = "gru",
+        /// Simple recurrence with tanh (Elman 1990).
+        Rnn = "rnn",
+        /// Simple recurrence with the rectifier, begun at the identity (Le et al. 2015).
+        RnnRelu = "rnn-relu",
+    }
+}
+
+impl From<CellKind> for Cell {
+    fn from(kind: CellKind) -> Self {
+        match kind {
+            CellKind::Lstm => Self::Lstm,
+            CellKind::Gru => Self::Gru,
+            CellKind::Rnn => Self::RnnTanh,
+            CellKind::RnnRelu => Self::RnnRelu,
+        }
+    }
+}
+
+names! {
+    /// In what the factors of large products are kept, in training and after. Parameters, states and sums are f32.
+    pub enum PrecisionKind {
+        /// 24 bits.
+        #[default]
+        F32 = "f32",
+        /// 8 bits: faster on a processor with instructions for it.
+        Bf16 = "bf16",
+    }
+}
+
+impl From<PrecisionKind> for Precision {
+    fn from(kind: PrecisionKind) -> Self {
+        match kind {
+            PrecisionKind::F32 => Self::F32,
+            PrecisionKind::Bf16 => Self::Bf16,
+        }
     }
 }
 
@@ -31,7 +69,9 @@ pub struct LanguageModelConfig {
     pub embedding_dropout: f64,
     /// Share of the units dropped between the last recurrent layer and the head.
     pub output_dropout: f64,
-    /// What the bias of the forget gate starts at.
+    /// In what the factors of large products are kept.
+    pub precision: PrecisionKind,
+    /// What the bias of the forget gate starts at; the LSTM alone has one.
     pub forget_bias: f64,
 }
 
@@ -49,6 +89,7 @@ impl Default for LanguageModelConfig {
             dropout: 0.0,
             embedding_dropout: 0.0,
             output_dropout: 0.0,
+            precision: PrecisionKind::default(),
             // Jozefowicz et al. 2015, section 3.2: "a large bias of 1"
             forget_bias: 1.0,
         }
@@ -56,7 +97,8 @@ impl Default for LanguageModelConfig {
 }
 
 impl LanguageModelConfig {
-    pub(crate) const SETTINGS: &'static [Setting] = &[
+    /// Those of an LSTM; the last is its alone.
+    const SETTINGS: &'static [Setting] = &[
         Setting::new("cell", Allowed::OneOf(CellKind::NAMES)),
         Setting::new("embedding-size", Allowed::Size(16_384)),
         Setting::new("hidden-size", Allowed::Size(16_384)),
@@ -64,6 +106,15 @@ impl LanguageModelConfig {
         Setting::new("dropout", Allowed::Number(Range::BelowOne)),
         Setting::new("embedding-dropout", Allowed::Number(Range::BelowOne)),
         Setting::new("output-dropout", Allowed::Number(Range::BelowOne)),
+        Setting::new("precision", Allowed::OneOf(PrecisionKind::NAMES)),
         Setting::new("forget-bias", Allowed::Number(Range::Finite)),
     ];
+
+    /// The keys of a model of one cell.
+    pub(crate) const fn settings(cell: CellKind) -> &'static [Setting] {
+        match (cell, Self::SETTINGS) {
+            (CellKind::Gru | CellKind::Rnn | CellKind::RnnRelu, [others @ .., _]) => others,
+            (_, all) => all,
+        }
+    }
 }

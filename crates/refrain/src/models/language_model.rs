@@ -1,14 +1,15 @@
-//! The recurrent language model: embedding → stacked LSTM → linear head over the vocabulary.
+//! The recurrent language model: embedding → stacked recurrent layers → linear head over the vocabulary.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::artefact::{Artefact, ArtefactError, NamedTensor};
-use super::config::LanguageModelConfig;
+use super::config::{CellKind, LanguageModelConfig};
 use crate::nn::{
-    Dropout, DropoutSchedule, Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, LstmConfig, LstmStack,
-    LstmStackConfig, LstmState,
+    Cell, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, Initializer, LayerConfig, Linear,
+    LinearConfig, LstmConfig, Nonlinearity, RecurrentState, RnnConfig, Stack, StackConfig,
 };
+use crate::parameter_path::ParameterPath;
 
 /// Places of dropout: the embedding, the head, and from the third on the boundaries between layers.
 const EMBEDDING_SITE: u8 = 0;
@@ -19,14 +20,27 @@ impl LanguageModelConfig {
     /// A model with initial weights, which depend on `seed` alone.
     pub fn init(&self, vocab_size: usize, seed: u64, device: &Device) -> LanguageModel {
         let init = &mut Initializer::new(seed, device);
-        let layer =
-            LstmConfig { forget_bias: self.forget_bias, ..LstmConfig::new(self.embedding_size, self.hidden_size) };
         LanguageModel {
             embedding: EmbeddingConfig { vocab_size, embedding_size: self.embedding_size }.init(init),
-            lstm: LstmStackConfig { layer, num_layers: self.num_layers, dropout: self.dropout }.init(init),
-            head: LinearConfig { input_size: self.hidden_size, output_size: vocab_size }.init(init),
+            recurrent: StackConfig { layer: self.layer(), num_layers: self.num_layers, dropout: self.dropout }
+                .init(init),
+            head: LinearConfig { precision: self.precision.into(), ..LinearConfig::new(self.hidden_size, vocab_size) }
+                .init(init),
             embedding_dropout: self.embedding_dropout,
             output_dropout: self.output_dropout,
+        }
+    }
+
+    /// The lowest recurrent layer.
+    fn layer(&self) -> LayerConfig {
+        let Self { embedding_size: input_size, hidden_size, forget_bias, .. } = *self;
+        let precision = self.precision.into();
+        let rnn = |nonlinearity| RnnConfig { nonlinearity, precision, ..RnnConfig::new(input_size, hidden_size) };
+        match self.cell {
+            CellKind::Lstm => LstmConfig { forget_bias, precision, ..LstmConfig::new(input_size, hidden_size) }.into(),
+            CellKind::Gru => GruConfig { precision, ..GruConfig::new(input_size, hidden_size) }.into(),
+            CellKind::Rnn => rnn(Nonlinearity::Tanh).into(),
+            CellKind::RnnRelu => rnn(Nonlinearity::Relu).into(),
         }
     }
 
@@ -34,14 +48,16 @@ impl LanguageModelConfig {
     /// one. The sizes may be any that a file claims.
     pub(crate) fn shapes(&self, vocab_size: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
         let Self { embedding_size, hidden_size, .. } = *self;
-        let gates = hidden_size.saturating_mul(4);
+        let cell = Cell::from(self.cell);
+        let (gates, biases) =
+            (hidden_size.saturating_mul(cell.num_gates()), hidden_size.saturating_mul(cell.num_biases()));
         let layers = (0..self.num_layers).flat_map(move |layer| {
             let input_size = if layer == 0 { embedding_size } else { hidden_size };
-            let name = move |name: &str| format!("lstm.layers.{layer}.{name}");
+            let name = move |name: &str| format!("recurrent.layers.{layer}.{name}");
             [
                 (name("weight_ih"), vec![gates, input_size]),
                 (name("weight_hh"), vec![gates, hidden_size]),
-                (name("bias"), vec![gates]),
+                (name("bias"), vec![biases]),
             ]
         });
         let outer = [
@@ -59,7 +75,7 @@ pub struct LanguageModel {
     /// `[vocab_size, embedding_size]`.
     pub embedding: Embedding,
     /// The recurrent layers.
-    pub lstm: LstmStack,
+    pub recurrent: Stack,
     /// `[vocab_size, hidden_size]`.
     pub head: Linear,
     embedding_dropout: f64,
@@ -67,7 +83,7 @@ pub struct LanguageModel {
 }
 
 /// One state a layer, from the lowest up.
-pub type LanguageModelState = Vec<LstmState>;
+pub type LanguageModelState = Vec<RecurrentState>;
 
 impl LanguageModel {
     /// The top layer's hidden states, as rows: `[batch_size * seq_len, hidden_size]`.
@@ -80,7 +96,7 @@ impl LanguageModel {
         let [batch_size, seq_len] = tokens.dims();
         let embedded = self.embedding.forward(tokens);
         let embedded = Dropout { probability: self.embedding_dropout }.forward(embedded, schedule, EMBEDDING_SITE);
-        let (output, state) = self.lstm.forward(embedded, state, schedule, FIRST_LAYER_SITE);
+        let (output, state) = self.recurrent.forward(embedded, state, schedule, FIRST_LAYER_SITE);
         let output = Dropout { probability: self.output_dropout }.forward(output, schedule, OUTPUT_SITE);
         let [_, _, hidden_size] = output.dims();
         (output.reshape([batch_size * seq_len, hidden_size]), state)
@@ -129,13 +145,13 @@ impl LanguageModel {
     ) -> (Tensor<2>, LanguageModelState) {
         let [batch_size, _] = tokens.dims();
         let embedded = self.embedding.forward(tokens);
-        let (_, state) = self.lstm.forward(embedded, state, None, FIRST_LAYER_SITE);
+        let (_, state) = self.recurrent.forward(embedded, state, None, FIRST_LAYER_SITE);
         let top = state.last().expect("a model has at least one layer").hidden.clone();
         let [_, hidden_size] = top.dims();
         (self.head.forward(top.reshape([batch_size, hidden_size])), state)
     }
 
-    /// Every parameter by its path, such as `lstm.layers.0.weight_hh`, in the order of the model.
+    /// Every parameter by its path, such as `recurrent.layers.0.weight_hh`, in the order of the model.
     pub fn to_tensors(&self) -> Vec<NamedTensor> {
         let mut reader = Reader::default();
         self.visit(&mut reader);
@@ -147,7 +163,7 @@ impl LanguageModel {
     /// # Errors
     /// When a parameter is missing or of another shape.
     pub fn with_tensors(self, artefact: &Artefact) -> Result<Self, ArtefactError> {
-        let mut writer = Writer { path: Vec::new(), artefact, error: None };
+        let mut writer = Writer { path: ParameterPath::default(), artefact, error: None };
         let model = self.map(&mut writer);
         match writer.error {
             Some(error) => Err(error),
@@ -158,45 +174,45 @@ impl LanguageModel {
 
 #[derive(Default)]
 struct Reader {
-    path: Vec<String>,
+    path: ParameterPath,
     tensors: Vec<NamedTensor>,
 }
 
 impl ModuleVisitor for Reader {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let data = param.val().into_data();
         let shape = param.val().dims().to_vec();
         let values = data.try_into_vec::<f32>().expect("parameters are f32");
-        self.tensors.push(NamedTensor { name: self.path.join("."), shape, values });
+        self.tensors.push(NamedTensor { name: self.path.to_string(), shape, values });
     }
 }
 
 struct Writer<'a> {
-    path: Vec<String>,
+    path: ParameterPath,
     artefact: &'a Artefact,
     error: Option<ArtefactError>,
 }
 
 impl ModuleMapper for Writer<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.val().dims();
-        match self.artefact.get(&self.path.join("."), &shape) {
+        match self.artefact.get(&self.path.to_string(), &shape) {
             Ok(found) => param.map(|tensor| {
                 let data = TensorData::new(found.values.clone(), shape);
                 Tensor::from_data(data, &tensor.device()).set_require_grad(tensor.is_require_grad())
@@ -215,16 +231,19 @@ mod tests {
 
     #[test]
     fn the_shapes_are_those_of_the_model() {
-        let config = LanguageModelConfig { embedding_size: 3, hidden_size: 5, num_layers: 3, ..Default::default() };
-        let mut model: Vec<(String, Vec<usize>)> = config
-            .init(7, 1, &Device::flex())
-            .to_tensors()
-            .into_iter()
-            .map(|tensor| (tensor.name, tensor.shape))
-            .collect();
-        let mut shapes: Vec<_> = config.shapes(7).collect();
-        model.sort();
-        shapes.sort();
-        assert_eq!(shapes, model);
+        for &cell in CellKind::ALL {
+            let sizes = LanguageModelConfig { embedding_size: 3, hidden_size: 5, num_layers: 3, ..Default::default() };
+            let config = LanguageModelConfig { cell, ..sizes };
+            let mut model: Vec<(String, Vec<usize>)> = config
+                .init(7, 1, &Device::flex())
+                .to_tensors()
+                .into_iter()
+                .map(|tensor| (tensor.name, tensor.shape))
+                .collect();
+            let mut shapes: Vec<_> = config.shapes(7).collect();
+            model.sort();
+            shapes.sort();
+            assert_eq!(shapes, model, "{cell}");
+        }
     }
 }

@@ -6,6 +6,6 @@ mod language_model;
 mod trained;
 
 pub use artefact::{Artefact, ArtefactError, FormatFault, NamedTensor};
-pub use config::{CellKind, LanguageModelConfig};
+pub use config::{CellKind, LanguageModelConfig, PrecisionKind};
 pub use language_model::{LanguageModel, LanguageModelState};
 pub use trained::{Provenance, TrainedModel};

@@ -105,7 +105,7 @@ impl TrainedModel {
 /// Checks that the file holds the model's parameters and no other, before memory is spent on what the file only claims.
 fn check_fit(artefact: &Artefact, config: &LanguageModelConfig, vocab_size: usize) -> Result<(), ArtefactError> {
     let unusable = |why: String| artefact.bad_metadata(MODEL_KEY, format!("cannot be used: {why}"));
-    setting::check(config, LanguageModelConfig::SETTINGS).map_err(unusable)?;
+    setting::check(config, LanguageModelConfig::settings(config.cell)).map_err(unusable)?;
     let mut names = BTreeSet::new();
     for (name, shape) in config.shapes(vocab_size) {
         artefact.get(&name, &shape)?;

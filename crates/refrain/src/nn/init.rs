@@ -58,6 +58,13 @@ impl<'a> Initializer<'a> {
         self.param(values, [blocks * size, size])
     }
 
+    /// The identity: no number is drawn.
+    pub fn identity(&self, size: usize) -> Param<Tensor<2>> {
+        let mut values = vec![0.0; size * size];
+        values.iter_mut().step_by(size + 1).for_each(|value| *value = 1.0);
+        self.param(values, [size, size])
+    }
+
     /// A vector of given values: no number is drawn.
     pub fn constant(&self, values: Vec<f32>) -> Param<Tensor<1>> {
         let len = values.len();

@@ -3,6 +3,7 @@
 use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
+use refrain_kernels::Precision;
 
 use super::Initializer;
 use super::fused::FusedOps;
@@ -14,15 +15,23 @@ pub struct LinearConfig {
     pub input_size: usize,
     /// Features of the output.
     pub output_size: usize,
+    /// In what the factors of large products are kept.
+    pub precision: Precision,
 }
 
 impl LinearConfig {
+    /// A layer in full precision.
+    pub fn new(input_size: usize, output_size: usize) -> Self {
+        Self { input_size, output_size, precision: Precision::default() }
+    }
+
     /// Weights uniform in `±1 / sqrt(input_size)`, PyTorch's default; bias zero.
     pub fn init(&self, init: &mut Initializer<'_>) -> Linear {
         let bound = 1.0 / (self.input_size as f64).sqrt();
         Linear {
             weight: init.uniform([self.output_size, self.input_size], bound),
             bias: init.constant(vec![0.0; self.output_size]),
+            precision: self.precision,
         }
     }
 }
@@ -34,6 +43,9 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[output_size]`.
     pub bias: Param<Tensor<1>>,
+    /// In what the factors of large products are kept.
+    #[module(skip)]
+    pub precision: Precision,
 }
 
 impl Linear {
@@ -44,6 +56,7 @@ impl Linear {
     /// - output: `[rows, output_size]`
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
         Tensor::from_dispatch(<Dispatch as FusedOps>::linear(
+            self.precision,
             input.into_dispatch(),
             self.weight.val().into_dispatch(),
             self.bias.val().into_dispatch(),
@@ -57,6 +70,7 @@ impl Linear {
     /// - `targets`: `[num_tokens]`
     pub fn cross_entropy(&self, input: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         Tensor::from_dispatch(<Dispatch as FusedOps>::linear_cross_entropy(
+            self.precision,
             input.into_dispatch(),
             self.weight.val().into_dispatch(),
             self.bias.val().into_dispatch(),
@@ -67,6 +81,7 @@ impl Linear {
     /// The cross entropy of every token, in nats: `[num_tokens]`. Shapes as [`Linear::cross_entropy`].
     pub fn token_losses(&self, input: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
         Tensor::from_dispatch(<Dispatch as FusedOps>::token_losses(
+            self.precision,
             input.into_dispatch(),
             self.weight.val().into_dispatch(),
             self.bias.val().into_dispatch(),

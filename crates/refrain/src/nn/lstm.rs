@@ -1,11 +1,11 @@
 //! The long short-term memory layer.
 
-use burn::backend::Dispatch;
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
+use refrain_kernels::{Cell, Precision};
 
 use super::Initializer;
-use super::fused::FusedOps;
+use super::recurrent::{RecurrentLayer, RecurrentState};
 
 /// Configuration of an [`Lstm`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -16,23 +16,26 @@ pub struct LstmConfig {
     pub hidden_size: usize,
     /// The forget gate's initial bias.
     pub forget_bias: f64,
+    /// In what the factors of large products are kept.
+    pub precision: Precision,
 }
 
 impl LstmConfig {
     /// A layer that remembers at first: forget bias 1 (Jozefowicz et al. 2015).
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        Self { input_size, hidden_size, forget_bias: 1.0 }
+        Self { input_size, hidden_size, forget_bias: 1.0, precision: Precision::default() }
     }
 
     /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases but for the forget gate's.
     pub fn init(&self, init: &mut Initializer<'_>) -> Lstm {
-        let hidden_size = self.hidden_size;
+        let Self { input_size, hidden_size, .. } = *self;
         let mut bias = vec![0.0; 4 * hidden_size];
         bias[hidden_size..2 * hidden_size].fill(self.forget_bias as f32);
         Lstm {
-            weight_ih: init.xavier_uniform([4 * hidden_size, self.input_size], 4),
+            weight_ih: init.xavier_uniform([4 * hidden_size, input_size], 4),
             weight_hh: init.orthogonal(hidden_size, 4),
             bias: init.constant(bias),
+            precision: self.precision,
         }
     }
 }
@@ -58,29 +61,9 @@ pub struct Lstm {
     pub weight_hh: Param<Tensor<2>>,
     /// `[4 * hidden_size]`.
     pub bias: Param<Tensor<1>>,
-}
-
-/// What an LSTM layer remembers between steps.
-#[derive(Clone, Debug)]
-pub struct LstmState {
-    /// `h`: `[batch_size, hidden_size]`.
-    pub hidden: Tensor<2>,
-    /// `c`: `[batch_size, hidden_size]`.
-    pub cell_state: Tensor<2>,
-}
-
-impl LstmState {
-    /// The state before the first step.
-    pub fn zeros(batch_size: usize, hidden_size: usize, device: &Device) -> Self {
-        let zeros = Tensor::zeros([batch_size, hidden_size], device);
-        Self { hidden: zeros.clone(), cell_state: zeros }
-    }
-
-    /// The same numbers as constants: no gradient flows into the steps before them.
-    #[must_use]
-    pub fn detach(self) -> Self {
-        Self { hidden: self.hidden.detach(), cell_state: self.cell_state.detach() }
-    }
+    /// In what the factors of large products are kept.
+    #[module(skip)]
+    pub precision: Precision,
 }
 
 impl Lstm {
@@ -92,36 +75,8 @@ impl Lstm {
     ///
     /// # Panics
     /// If the input or the state does not fit the weights.
-    pub fn forward(&self, input: Tensor<3>, state: Option<LstmState>) -> (Tensor<3>, LstmState) {
-        let [batch_size, seq_len, input_size] = input.dims();
-        let [_, hidden_size] = self.weight_hh.dims();
-        let weight_ih = self.weight_ih.val();
-        assert!(
-            weight_ih.dims()[1] == input_size,
-            "LSTM input is [{batch_size}, {seq_len}, {input_size}] but weight_ih is {:?}",
-            weight_ih.dims()
-        );
-        let LstmState { hidden, cell_state } =
-            state.unwrap_or_else(|| LstmState::zeros(batch_size, hidden_size, &input.device()));
-        assert!(
-            hidden.dims() == [batch_size, hidden_size] && cell_state.dims() == [batch_size, hidden_size],
-            "LSTM state is {:?} and {:?} but the layer needs [{batch_size}, {hidden_size}]",
-            hidden.dims(),
-            cell_state.dims()
-        );
-        let (output, cell_state) = <Dispatch as FusedOps>::lstm_sequence(
-            input.into_dispatch(),
-            weight_ih.into_dispatch(),
-            self.weight_hh.val().into_dispatch(),
-            self.bias.val().into_dispatch(),
-            hidden.clone().into_dispatch(),
-            cell_state.into_dispatch(),
-        );
-        let output: Tensor<3> = Tensor::from_dispatch(output);
-        let hidden = match seq_len {
-            0 => hidden,
-            _ => output.clone().slice([0..batch_size, seq_len - 1..seq_len]).reshape([batch_size, hidden_size]),
-        };
-        (output, LstmState { hidden, cell_state: Tensor::from_dispatch(cell_state) })
+    pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
+        let Self { weight_ih, weight_hh, bias, precision } = self;
+        RecurrentLayer { cell: Cell::Lstm, precision: *precision, weight_ih, weight_hh, bias }.forward(input, state)
     }
 }

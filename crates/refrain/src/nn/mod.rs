@@ -3,14 +3,21 @@
 mod dropout;
 mod embedding;
 pub mod fused;
+mod gru;
 mod init;
 mod linear;
 mod lstm;
+mod recurrent;
+mod rnn;
 mod stack;
 
 pub use dropout::{Dropout, DropoutSchedule};
 pub use embedding::{Embedding, EmbeddingConfig};
+pub use gru::{Gru, GruConfig};
 pub use init::Initializer;
 pub use linear::{Linear, LinearConfig};
-pub use lstm::{Lstm, LstmConfig, LstmState};
-pub use stack::{LstmStack, LstmStackConfig};
+pub use lstm::{Lstm, LstmConfig};
+pub use recurrent::RecurrentState;
+pub use refrain_kernels::{Cell, Precision};
+pub use rnn::{Nonlinearity, Rnn, RnnConfig};
+pub use stack::{Layer, LayerConfig, Stack, StackConfig};

@@ -3,40 +3,114 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::{Dropout, DropoutSchedule, Initializer, Lstm, LstmConfig, LstmState};
+use super::{Dropout, DropoutSchedule, Gru, GruConfig, Initializer, Lstm, LstmConfig, RecurrentState, Rnn, RnnConfig};
 
-/// Configuration of an [`LstmStack`].
+/// Configuration of a [`Layer`].
 #[derive(Clone, Copy, Debug)]
-pub struct LstmStackConfig {
+pub enum LayerConfig {
+    /// Of an [`Lstm`].
+    Lstm(LstmConfig),
+    /// Of a [`Gru`].
+    Gru(GruConfig),
+    /// Of an [`Rnn`].
+    Rnn(RnnConfig),
+}
+
+/// A recurrent layer of any cell.
+#[derive(Module, Debug)]
+pub enum Layer {
+    /// Long short-term memory.
+    Lstm(Lstm),
+    /// Gated recurrent unit.
+    Gru(Gru),
+    /// Simple recurrence.
+    Rnn(Rnn),
+}
+
+impl From<LstmConfig> for LayerConfig {
+    fn from(config: LstmConfig) -> Self {
+        Self::Lstm(config)
+    }
+}
+
+impl From<GruConfig> for LayerConfig {
+    fn from(config: GruConfig) -> Self {
+        Self::Gru(config)
+    }
+}
+
+impl From<RnnConfig> for LayerConfig {
+    fn from(config: RnnConfig) -> Self {
+        Self::Rnn(config)
+    }
+}
+
+impl LayerConfig {
+    /// An initial layer.
+    pub fn init(&self, init: &mut Initializer<'_>) -> Layer {
+        match self {
+            Self::Lstm(config) => Layer::Lstm(config.init(init)),
+            Self::Gru(config) => Layer::Gru(config.init(init)),
+            Self::Rnn(config) => Layer::Rnn(config.init(init)),
+        }
+    }
+
+    /// The layer that reads this one's hidden units.
+    fn above(self) -> Self {
+        match self {
+            Self::Lstm(config) => LstmConfig { input_size: config.hidden_size, ..config }.into(),
+            Self::Gru(config) => GruConfig { input_size: config.hidden_size, ..config }.into(),
+            Self::Rnn(config) => RnnConfig { input_size: config.hidden_size, ..config }.into(),
+        }
+    }
+}
+
+impl Layer {
+    /// Runs over a whole sequence, as the layer itself: see [`Lstm::forward`].
+    ///
+    /// # Panics
+    /// If the input or the state does not fit the weights.
+    pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
+        match self {
+            Self::Lstm(layer) => layer.forward(input, state),
+            Self::Gru(layer) => layer.forward(input, state),
+            Self::Rnn(layer) => layer.forward(input, state),
+        }
+    }
+}
+
+/// Configuration of a [`Stack`].
+#[derive(Clone, Copy, Debug)]
+pub struct StackConfig {
     /// The lowest layer; those above it read its hidden units.
-    pub layer: LstmConfig,
+    pub layer: LayerConfig,
     /// How many layers.
     pub num_layers: usize,
     /// Dropout between layers, on the way up only (Zaremba et al. 2014).
     pub dropout: f64,
 }
 
-impl LstmStackConfig {
+impl StackConfig {
     /// Initial layers, from the lowest up.
-    pub fn init(&self, init: &mut Initializer<'_>) -> LstmStack {
-        let above = LstmConfig { input_size: self.layer.hidden_size, ..self.layer };
+    pub fn init(&self, init: &mut Initializer<'_>) -> Stack {
+        let above = self.layer.above();
         let layers = (0..self.num_layers)
             .map(|index| if index == 0 { self.layer.init(init) } else { above.init(init) })
             .collect();
-        LstmStack { layers, dropout: self.dropout }
+        Stack { layers, dropout: self.dropout }
     }
 }
 
-/// LSTM layers, each reading the outputs of the one below, with dropout between them.
+/// Layers of one cell, each reading the outputs of the one below, with dropout between them.
 #[derive(Module, Debug)]
-pub struct LstmStack {
+pub struct Stack {
     /// From the lowest up.
-    pub layers: Vec<Lstm>,
+    pub layers: Vec<Layer>,
     /// Dropout between layers.
     dropout: f64,
 }
 
-impl LstmStack {
+impl Stack {
     /// Runs over a whole sequence; `state` has one entry a layer, or is `None` for zeros.
     ///
     /// The places of dropout are numbered from `first_site`, one a layer boundary.
@@ -50,11 +124,11 @@ impl LstmStack {
     pub fn forward(
         &self,
         input: Tensor<3>,
-        state: Option<Vec<LstmState>>,
+        state: Option<Vec<RecurrentState>>,
         schedule: Option<DropoutSchedule>,
         first_site: u8,
-    ) -> (Tensor<3>, Vec<LstmState>) {
-        let states: Vec<Option<LstmState>> = match state {
+    ) -> (Tensor<3>, Vec<RecurrentState>) {
+        let states: Vec<Option<RecurrentState>> = match state {
             Some(state) => state.into_iter().map(Some).collect(),
             None => vec![None; self.layers.len()],
         };

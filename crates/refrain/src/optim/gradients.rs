@@ -4,10 +4,12 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 use refrain_kernels::{Engine, all_finite, sum_of_squares};
 
+use crate::parameter_path::ParameterPath;
+
 /// The gradient of one parameter.
 #[derive(Clone, Debug)]
 pub struct ParameterGradient {
-    /// The parameter's path in the model, such as `lstm.layers.0.weight_hh`.
+    /// The parameter's path in the model, such as `recurrent.layers.0.weight_hh`.
     pub name: String,
     /// Row by row.
     pub values: Vec<f32>,
@@ -23,7 +25,7 @@ pub struct GradientSet {
 impl GradientSet {
     /// Takes the gradients of `model` out of a backward pass; a parameter that the loss does not read has zeros.
     pub fn collect<M: Module>(model: &M, gradients: Gradients) -> Self {
-        let mut collector = Collector { path: Vec::new(), gradients, set: Self::default() };
+        let mut collector = Collector { path: ParameterPath::default(), gradients, set: Self::default() };
         model.visit(&mut collector);
         collector.set
     }
@@ -81,18 +83,18 @@ pub fn joint_norm(norms: &[f64]) -> f64 {
 }
 
 struct Collector {
-    path: Vec<String>,
+    path: ParameterPath,
     gradients: Gradients,
     set: GradientSet,
 }
 
 impl ModuleVisitor for Collector {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -101,7 +103,7 @@ impl ModuleVisitor for Collector {
             Some(gradient) => gradient.into_data().try_into_vec::<f32>().expect("gradients are f32"),
             None => vec![0.0; value.shape().num_elements()],
         };
-        self.set.parameters.push(ParameterGradient { name: self.path.join("."), values });
+        self.set.parameters.push(ParameterGradient { name: self.path.to_string(), values });
     }
 }
 

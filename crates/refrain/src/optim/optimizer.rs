@@ -11,6 +11,7 @@ use refrain_kernels::{AdamStep, Engine, Nesterov, RmsPropStep, SgdStep, adam, rm
 
 use super::config::{OptimizerConfig, OptimizerKind};
 use super::gradients::GradientSet;
+use crate::parameter_path::ParameterPath;
 
 /// What an optimiser remembers of one parameter: no, one or two vectors of the parameter's length.
 type Slots = Vec<Vec<f32>>;
@@ -50,7 +51,7 @@ impl Optimizer {
             optimizer: self,
             gradients: gradients.parameters.iter(),
             learning_rate,
-            path: Vec::new(),
+            path: ParameterPath::default(),
         };
         model.map(&mut update)
     }
@@ -110,20 +111,20 @@ struct Update<'a> {
     optimizer: &'a mut Optimizer,
     gradients: std::slice::Iter<'a, super::gradients::ParameterGradient>,
     learning_rate: f64,
-    path: Vec<String>,
+    path: ParameterPath,
 }
 
 impl ModuleMapper for Update<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.path.join(".");
+        let name = self.path.to_string();
         let gradient = self.gradients.next().expect("one gradient a parameter");
         assert!(gradient.name == name, "the gradient of `{}` for the parameter `{name}`", gradient.name);
         param.map(|tensor| {

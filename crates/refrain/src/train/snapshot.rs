@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 use crate::models::{Artefact, LanguageModelState, NamedTensor, TrainedModel};
-use crate::nn::LstmState;
+use crate::nn::{Cell, RecurrentState};
 use crate::optim::ScheduleState;
 
 const MODEL: &str = "model.safetensors";
@@ -31,7 +31,7 @@ pub struct Progress {
     pub schedule: ScheduleState,
     /// Summed loss and tokens since the last line of the log.
     pub unlogged: Unlogged,
-    /// The instruction set of the steps so far.
+    /// The instruction set of the steps so far, and by what it computed bf16 if it did.
     pub kernel: String,
 }
 
@@ -71,7 +71,9 @@ impl Snapshot {
                 .map(move |(index, values)| NamedTensor::new(format!("{index}.{name}"), [values.len()], values.clone()))
         });
         let carry = self.carry.iter().flatten().enumerate().flat_map(|(layer, state)| {
-            [("hidden", &state.hidden), ("cell_state", &state.cell_state)].map(|(name, tensor)| {
+            let hidden = ("hidden", &state.hidden);
+            let cell_state = state.cell_state.as_ref().map(|tensor| ("cell_state", tensor));
+            std::iter::once(hidden).chain(cell_state).map(move |(name, tensor)| {
                 let values = tensor.clone().inner().into_data().try_into_vec::<f32>().expect("states are f32");
                 NamedTensor::new(format!("{layer}.{name}"), tensor.dims(), values)
             })
@@ -110,7 +112,8 @@ impl Snapshot {
         }
 
         let carried = Artefact::from_bytes(file(CARRY)?, &origin(CARRY))?;
-        let layers = carried.tensors.len() / 2;
+        let has_cell_state = Cell::from(model.config.cell).has_cell_state();
+        let layers = carried.tensors.len() / (1 + usize::from(has_cell_state));
         let tensor = |name: String| -> Result<Tensor<2>, TrainError> {
             let found = carried.tensors.iter().find(|tensor| tensor.name == name);
             let found = found.ok_or_else(|| broken(format!("{CARRY}: no `{name}`")))?;
@@ -120,8 +123,9 @@ impl Snapshot {
             Ok(Tensor::from_data(TensorData::new(found.values.clone(), [rows, columns]), device))
         };
         let states = (0..layers).map(|layer| {
-            let (hidden, cell_state) = (tensor(format!("{layer}.hidden"))?, tensor(format!("{layer}.cell_state"))?);
-            Ok::<_, TrainError>(LstmState { hidden, cell_state })
+            let hidden = tensor(format!("{layer}.hidden"))?;
+            let cell_state = has_cell_state.then(|| tensor(format!("{layer}.cell_state"))).transpose()?;
+            Ok::<_, TrainError>(RecurrentState { hidden, cell_state })
         });
         let carry = states.collect::<Result<Vec<_>, _>>()?;
         Ok(Self { model, optimizer, carry: (!carry.is_empty()).then_some(carry), progress })

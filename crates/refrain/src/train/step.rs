@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::watch::GradientWatch;
 use crate::data::{Window, Windows};
 use crate::models::{LanguageModel, LanguageModelState};
-use crate::nn::{DropoutSchedule, LstmState};
+use crate::nn::{DropoutSchedule, RecurrentState};
 use crate::optim::{GradientSet, Optimizer, joint_norm};
 use crate::tasks::window_tensors;
 
@@ -68,7 +68,7 @@ impl Learner {
             let schedule = Some(DropoutSchedule { seed, window: index });
 
             let (loss, state) = self.model().loss(inputs, targets, carried, schedule);
-            self.carry = Some(state.into_iter().map(LstmState::detach).collect());
+            self.carry = Some(state.into_iter().map(RecurrentState::detach).collect());
             let mean_nats = f64::from(loss.clone().into_scalar::<f32>());
             if !mean_nats.is_finite() {
                 return Err(self.not_finite(step, "loss", None));

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use refrain_kernels::Engine;
+use refrain_kernels::{Bf16Support, Engine};
 
 use super::checkpoint::CheckpointError;
 use super::error::TrainError;
@@ -20,7 +20,7 @@ use super::step::{Learner, StepReport};
 use super::tensorboard::EventWriter;
 use crate::decode::{Generation, Sampler, prompt_tokens};
 use crate::files::write_atomic;
-use crate::models::{ArtefactError, LanguageModel, Provenance, TrainedModel};
+use crate::models::{ArtefactError, LanguageModel, PrecisionKind, Provenance, TrainedModel};
 use crate::optim::{Optimizer, Schedule, ScheduleState};
 use crate::tasks::{LanguageModelData, score_windows};
 use crate::text::name_unknown;
@@ -104,7 +104,7 @@ impl Trainer {
             evaluations_without_improvement: 0,
             schedule: ScheduleState::default(),
             unlogged: Unlogged::default(),
-            kernel: Engine::current().isa().to_string(),
+            kernel: kernel_name(recipe.model.precision),
         };
         Self::at(recipe, data, folder, learner, progress, notes)
     }
@@ -125,7 +125,7 @@ impl Trainer {
                 "the text does not have these characters of `sample.prompt`: {named}; each is read as the unknown token"
             ));
         }
-        let kernel = Engine::current().isa().to_string();
+        let kernel = kernel_name(recipe.model.precision);
         if progress.kernel != kernel {
             let began = std::mem::replace(&mut progress.kernel, kernel);
             let kernel = &progress.kernel;
@@ -412,6 +412,18 @@ impl Clock {
             self.lap_tokens += tokens;
         }
     }
+}
+
+/// What decides how the numbers of a run are rounded, besides its recipe.
+fn kernel_name(precision: PrecisionKind) -> String {
+    let engine = Engine::current();
+    let bf16 = match (precision, engine.bf16_support()) {
+        (PrecisionKind::F32, _) => "",
+        (PrecisionKind::Bf16, Bf16Support::Amx) => " with bf16 by amx",
+        (PrecisionKind::Bf16, Bf16Support::Avx512) => " with bf16 by avx512",
+        (PrecisionKind::Bf16, Bf16Support::Emulated) => " with bf16 emulated",
+    };
+    format!("{}{bf16}", engine.isa())
 }
 
 #[cfg(test)]

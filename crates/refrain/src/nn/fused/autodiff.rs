@@ -6,40 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
-use refrain_kernels::DropoutKey;
+use refrain_kernels::{DropoutKey, Precision};
 
-use super::op::FusedOps;
+use super::op::{FusedOps, RecurrentSequence};
 
-/// What an LSTM layer reads; shapes as [`FusedOps::lstm_sequence`].
-#[derive(Clone, Debug)]
-pub struct LstmSequenceInputs<B: Backend> {
-    /// `[batch_size, seq_len, input_size]`
-    pub input: FloatTensor<B>,
-    /// `[4 * hidden_size, input_size]`
-    pub weight_ih: FloatTensor<B>,
-    /// `[4 * hidden_size, hidden_size]`
-    pub weight_hh: FloatTensor<B>,
-    /// `[4 * hidden_size]`
-    pub bias: FloatTensor<B>,
-    /// `[batch_size, hidden_size]`
-    pub hidden: FloatTensor<B>,
-    /// `[batch_size, hidden_size]`
-    pub cell_state: FloatTensor<B>,
-}
-
-/// The gradient of each of [`LstmSequenceInputs`], where it was wanted.
+/// The gradient of each tensor of a [`RecurrentSequence`], where it was wanted.
 #[derive(Debug)]
-pub struct LstmSequenceGradients<B: Backend> {
+pub struct RecurrentGradients<B: Backend> {
     /// `[batch_size, seq_len, input_size]`
     pub input: Option<FloatTensor<B>>,
-    /// `[4 * hidden_size, input_size]`
+    /// `[num_gates * hidden_size, input_size]`
     pub weight_ih: Option<FloatTensor<B>>,
-    /// `[4 * hidden_size, hidden_size]`
+    /// `[num_gates * hidden_size, hidden_size]`
     pub weight_hh: Option<FloatTensor<B>>,
-    /// `[4 * hidden_size]`
+    /// `[num_biases * hidden_size]`
     pub bias: Option<FloatTensor<B>>,
     /// `[batch_size, hidden_size]`
     pub hidden: Option<FloatTensor<B>>,
@@ -61,13 +44,15 @@ pub struct WantedGradients {
     pub bias: bool,
     /// Of `hidden`.
     pub hidden: bool,
-    /// Of `cell_state`.
+    /// Of `cell_state`; never of a cell that has none.
     pub cell_state: bool,
 }
 
 /// What the linear head with cross entropy reads; shapes as [`FusedOps::linear_cross_entropy`].
 #[derive(Clone, Debug)]
 pub struct HeadInputs<B: Backend> {
+    /// In what the factors of the products may be kept.
+    pub precision: Precision,
     /// `[num_tokens, hidden_size]`
     pub hidden: FloatTensor<B>,
     /// `[vocab_size, hidden_size]`
@@ -91,23 +76,23 @@ pub struct HeadGradients<B: Backend> {
 
 /// The raw kernels, forward with a trace and backward from it, that [`Autodiff`] needs of a concrete backend.
 pub trait FusedKernels: FusedOps {
-    /// What the LSTM's backward pass needs of its forward pass.
-    type LstmTrace: Clone + Debug + Send + Sync + 'static;
+    /// What the backward pass of a recurrent layer needs of its forward pass.
+    type RecurrentTrace: Clone + Debug + Send + Sync + 'static;
 
-    /// `(output, last_cell_state, trace)`.
-    fn lstm_sequence_traced(
-        inputs: &LstmSequenceInputs<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Self::LstmTrace);
+    /// As [`FusedOps::recurrent_sequence`], with the trace as the third.
+    fn recurrent_sequence_traced(
+        sequence: &RecurrentSequence<Self>,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>, Self::RecurrentTrace);
 
     /// The wanted gradients; an absent incoming gradient is zero.
-    fn lstm_sequence_backward(
-        inputs: &LstmSequenceInputs<Self>,
+    fn recurrent_sequence_backward(
+        sequence: &RecurrentSequence<Self>,
         output: &FloatTensor<Self>,
-        trace: &Self::LstmTrace,
+        trace: &Self::RecurrentTrace,
         grad_output: Option<FloatTensor<Self>>,
         grad_last_cell_state: Option<FloatTensor<Self>>,
         wanted: WantedGradients,
-    ) -> LstmSequenceGradients<Self>;
+    ) -> RecurrentGradients<Self>;
 
     /// The mean loss and, in the same pass over the logits, its gradients: the logits are never kept.
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (FloatTensor<Self>, HeadGradients<Self>);
@@ -122,42 +107,37 @@ fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
 }
 
 #[derive(Clone, Debug)]
-struct LstmState<B: FusedKernels> {
-    inputs: LstmSequenceInputs<B>,
+struct SequenceState<B: FusedKernels> {
+    sequence: RecurrentSequence<B>,
     output: FloatTensor<B>,
-    trace: B::LstmTrace,
+    trace: B::RecurrentTrace,
     grad_last_cell_state: CellGradientSlot<B>,
 }
 
+/// Its parents are the tensors of a [`RecurrentSequence`] in order: six, or five of a cell without a cell state.
 #[derive(Debug)]
-struct LstmBackward;
+struct SequenceBackward;
 
-impl<B: FusedKernels> Backward<B, 6> for LstmBackward {
-    type State = LstmState<B>;
+impl<B: FusedKernels, const PARENTS: usize> Backward<B, PARENTS> for SequenceBackward {
+    type State = SequenceState<B>;
 
-    fn backward(self, ops: Ops<Self::State, 6>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let grad_output = grads.consume::<B>(&ops.node);
-        let LstmState { inputs, output, trace, grad_last_cell_state } = ops.state;
-        let [input, weight_ih, weight_hh, bias, hidden, cell_state] = ops.parents;
+        let SequenceState { sequence, output, trace, grad_last_cell_state } = ops.state;
+        let wants = |parent: usize| ops.parents.get(parent).is_some_and(Option::is_some);
         let wanted = WantedGradients {
-            input: input.is_some(),
-            weight_ih: weight_ih.is_some(),
-            weight_hh: weight_hh.is_some(),
-            bias: bias.is_some(),
-            hidden: hidden.is_some(),
-            cell_state: cell_state.is_some(),
+            input: wants(0),
+            weight_ih: wants(1),
+            weight_hh: wants(2),
+            bias: wants(3),
+            hidden: wants(4),
+            cell_state: wants(5),
         };
         let grad_cell = take(&grad_last_cell_state);
-        let found = B::lstm_sequence_backward(&inputs, &output, &trace, Some(grad_output), grad_cell, wanted);
-        let pairs = [
-            (input, found.input),
-            (weight_ih, found.weight_ih),
-            (weight_hh, found.weight_hh),
-            (bias, found.bias),
-            (hidden, found.hidden),
-            (cell_state, found.cell_state),
-        ];
-        for (node, gradient) in pairs {
+        let found = B::recurrent_sequence_backward(&sequence, &output, &trace, Some(grad_output), grad_cell, wanted);
+        let RecurrentGradients { input, weight_ih, weight_hh, bias, hidden, cell_state } = found;
+        let found = [input, weight_ih, weight_hh, bias, hidden, cell_state];
+        for (node, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<B>(node.id, gradient);
             }
@@ -166,21 +146,21 @@ impl<B: FusedKernels> Backward<B, 6> for LstmBackward {
 }
 
 #[derive(Clone, Debug)]
-struct CellState<B: Backend> {
+struct LastCellState<B: Backend> {
     /// Shares the sequence's output, for its shape and device.
     output: FloatTensor<B>,
     grad_last_cell_state: CellGradientSlot<B>,
 }
 
 #[derive(Debug)]
-struct CellBackward;
+struct LastCellBackward;
 
-impl<B: FusedKernels> Backward<B, 1> for CellBackward {
-    type State = CellState<B>;
+impl<B: FusedKernels> Backward<B, 1> for LastCellBackward {
+    type State = LastCellState<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
-        let CellState { output, grad_last_cell_state } = ops.state;
+        let LastCellState { output, grad_last_cell_state } = ops.state;
         *grad_last_cell_state.lock().unwrap_or_else(PoisonError::into_inner) = Some(gradient);
         let [parent] = ops.parents;
         if let Some(node) = parent {
@@ -229,44 +209,55 @@ impl<B: FusedKernels> Backward<B, 3> for LinearCrossEntropyBackward {
     }
 }
 
+type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
+
+/// Runs a layer whose tensors have these nodes, with a trace where a gradient may be asked for.
+fn recurrent_sequence<B: FusedKernels, C: CheckpointStrategy, const PARENTS: usize>(
+    parents: [NodeGuard; PARENTS],
+    sequence: RecurrentSequence<B>,
+) -> (Tracked<B, C>, Option<Tracked<B, C>>) {
+    match SequenceBackward.prepare::<C>(parents).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => {
+            let (output, last_cell_state, trace) = B::recurrent_sequence_traced(&sequence);
+            let slot = CellGradientSlot::<B>::default();
+            let state =
+                SequenceState { sequence, output: output.clone(), trace, grad_last_cell_state: Arc::clone(&slot) };
+            let tracked = prep.finish(state, output.clone());
+            let last_cell_state = last_cell_state.map(|last_cell_state| {
+                match LastCellBackward.prepare::<C>([tracked.node()]).compute_bound().stateful() {
+                    OpsKind::Tracked(prep) => {
+                        prep.finish(LastCellState { output, grad_last_cell_state: slot }, last_cell_state)
+                    }
+                    OpsKind::UnTracked(prep) => prep.finish(last_cell_state),
+                }
+            });
+            (tracked, last_cell_state)
+        }
+        OpsKind::UnTracked(prep) => {
+            let (output, last_cell_state) = B::recurrent_sequence(sequence);
+            (prep.finish(output), last_cell_state.map(Tracked::<B, C>::new))
+        }
+    }
+}
+
 impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
-    fn lstm_sequence(
-        input: FloatTensor<Self>,
-        weight_ih: FloatTensor<Self>,
-        weight_hh: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        hidden: FloatTensor<Self>,
-        cell_state: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let nodes = [input.node(), weight_ih.node(), weight_hh.node(), bias.node(), hidden.node(), cell_state.node()];
-        let inputs = LstmSequenceInputs {
+    fn recurrent_sequence(sequence: RecurrentSequence<Self>) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        let RecurrentSequence { cell, precision, input, weight_ih, weight_hh, bias, hidden, cell_state } = sequence;
+        let parents = [&input, &weight_ih, &weight_hh, &bias, &hidden].map(Tracked::<B, C>::node);
+        let sixth = cell_state.as_ref().map(Tracked::<B, C>::node);
+        let sequence = RecurrentSequence {
+            cell,
+            precision,
             input: input.into_primitive(),
             weight_ih: weight_ih.into_primitive(),
             weight_hh: weight_hh.into_primitive(),
             bias: bias.into_primitive(),
             hidden: hidden.into_primitive(),
-            cell_state: cell_state.into_primitive(),
+            cell_state: cell_state.map(Tracked::<B, C>::into_primitive),
         };
-        match LstmBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let (output, last_cell_state, trace) = B::lstm_sequence_traced(&inputs);
-                let slot = CellGradientSlot::<B>::default();
-                let state =
-                    LstmState { inputs, output: output.clone(), trace, grad_last_cell_state: Arc::clone(&slot) };
-                let sequence = prep.finish(state, output.clone());
-                let cell = match CellBackward.prepare::<C>([sequence.node()]).compute_bound().stateful() {
-                    OpsKind::Tracked(prep) => {
-                        prep.finish(CellState { output, grad_last_cell_state: slot }, last_cell_state)
-                    }
-                    OpsKind::UnTracked(prep) => prep.finish(last_cell_state),
-                };
-                (sequence, cell)
-            }
-            OpsKind::UnTracked(prep) => {
-                let LstmSequenceInputs { input, weight_ih, weight_hh, bias, hidden, cell_state } = inputs;
-                let (output, last_cell_state) = B::lstm_sequence(input, weight_ih, weight_hh, bias, hidden, cell_state);
-                (prep.finish(output), FloatTensor::<Self>::new(last_cell_state))
-            }
+        match (parents, sixth) {
+            (parents, None) => recurrent_sequence::<B, C, _>(parents, sequence),
+            ([a, b, c, d, e], Some(f)) => recurrent_sequence::<B, C, _>([a, b, c, d, e, f], sequence),
         }
     }
 
@@ -280,6 +271,7 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     }
 
     fn linear_cross_entropy(
+        precision: Precision,
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -287,6 +279,7 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let nodes = [hidden.node(), weight.node(), bias.node()];
         let inputs = HeadInputs {
+            precision,
             hidden: hidden.into_primitive(),
             weight: weight.into_primitive(),
             bias: bias.into_primitive(),
@@ -298,8 +291,8 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
                 prep.finish(gradients, loss)
             }
             OpsKind::UnTracked(prep) => {
-                let HeadInputs { hidden, weight, bias, targets } = inputs;
-                prep.finish(B::linear_cross_entropy(hidden, weight, bias, targets))
+                let HeadInputs { precision, hidden, weight, bias, targets } = inputs;
+                prep.finish(B::linear_cross_entropy(precision, hidden, weight, bias, targets))
             }
         }
     }

@@ -4,54 +4,98 @@
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{Shape, Slice, TensorData};
-use refrain_kernels::{DropoutKey, Engine, dropout};
+use refrain_kernels::{Cell, DropoutKey, Engine, dropout};
 
-/// An LSTM layer step by step (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000).
+use super::op::RecurrentSequence;
+
+/// A recurrent layer step by step: the hidden state after each step, and the last cell state of a cell that has one.
 ///
-/// Shapes as [`FusedOps::lstm_sequence`](super::FusedOps::lstm_sequence).
-pub fn lstm_sequence<B: Backend>(
-    input: FloatTensor<B>,
-    weight_ih: FloatTensor<B>,
-    weight_hh: FloatTensor<B>,
-    bias: FloatTensor<B>,
-    hidden: FloatTensor<B>,
-    cell_state: FloatTensor<B>,
-) -> (FloatTensor<B>, FloatTensor<B>) {
-    let [batch_size, seq_len, input_size] = input.shape().dims();
-    let [_, hidden_size] = hidden.shape().dims();
+/// The equations are those of [`Lstm`](crate::nn::Lstm), [`Gru`](crate::nn::Gru) and [`Rnn`](crate::nn::Rnn).
+pub fn recurrent_sequence<B: Backend>(sequence: RecurrentSequence<B>) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    let [batch_size, seq_len, input_size, hidden_size] = sequence.sizes();
+    let RecurrentSequence { cell, input, weight_ih, weight_hh, bias, hidden, cell_state, .. } = sequence;
     let device = input.device();
     let dtype = input.dtype();
 
+    let width = cell.num_gates() * hidden_size;
     let rows = B::float_reshape(input, Shape::new([batch_size * seq_len, input_size]));
-    let bias = B::float_reshape(bias, Shape::new([1, 4 * hidden_size]));
-    let projected = B::float_add(B::float_matmul(rows, B::float_transpose(weight_ih)), bias);
-    let projected = B::float_reshape(projected, Shape::new([batch_size, seq_len, 4 * hidden_size]));
-    let weight_hh = B::float_transpose(weight_hh); // [hidden_size, 4 * hidden_size]
+    let projected = linear::<B>(rows, weight_ih, B::float_slice(bias.clone(), &[Slice::from(0..width)]));
+    let projected = B::float_reshape(projected, Shape::new([batch_size, seq_len, width]));
+    let weight_hh = B::float_transpose(weight_hh); // [hidden_size, width]
 
-    let (mut h, mut c) = (hidden, cell_state);
+    let mut state = StepState::<B> { hidden, cell_state: cell_state.into_option() };
     let mut outputs = Vec::with_capacity(seq_len);
     for t in 0..seq_len {
-        let x = B::float_slice(projected.clone(), &[Slice::full(), step(t), Slice::full()]);
-        let x = B::float_reshape(x, Shape::new([batch_size, 4 * hidden_size]));
-        let gates = B::float_add(x, B::float_matmul(h, weight_hh.clone()));
-        let gate = |index: usize| {
-            let columns = Slice::from(index * hidden_size..(index + 1) * hidden_size);
-            B::float_slice(gates.clone(), &[Slice::full(), columns])
+        let from_input = B::float_slice(projected.clone(), &[Slice::full(), Slice::from(t..t + 1), Slice::full()]);
+        let sums = Sums::<B> {
+            from_input: B::float_reshape(from_input, Shape::new([batch_size, width])),
+            from_hidden: B::float_matmul(state.hidden.clone(), weight_hh.clone()),
+            hidden_size,
         };
-        let i = B::sigmoid(gate(0));
-        let f = B::sigmoid(gate(1));
-        let g = B::float_tanh(gate(2));
-        let o = B::sigmoid(gate(3));
-        c = B::float_add(B::float_mul(f, c), B::float_mul(i, g));
-        h = B::float_mul(o, B::float_tanh(c.clone()));
-        outputs.push(B::float_reshape(h.clone(), Shape::new([batch_size, 1, hidden_size])));
+        state = match cell {
+            Cell::Lstm => lstm_step(&sums, state),
+            Cell::Gru => {
+                gru_step(&sums, state, B::float_slice(bias.clone(), &[Slice::from(width..width + hidden_size)]))
+            }
+            Cell::RnnTanh => StepState { hidden: B::float_tanh(sums.whole()), ..state },
+            Cell::RnnRelu => StepState { hidden: B::relu(sums.whole()), ..state },
+        };
+        outputs.push(B::float_reshape(state.hidden.clone(), Shape::new([batch_size, 1, hidden_size])));
     }
     let output = if outputs.is_empty() {
         B::float_zeros(Shape::new([batch_size, 0, hidden_size]), &device, dtype.into())
     } else {
         B::float_cat(outputs, 1)
     };
-    (output, c)
+    (output, state.cell_state)
+}
+
+struct StepState<B: Backend> {
+    hidden: FloatTensor<B>,
+    cell_state: Option<FloatTensor<B>>,
+}
+
+/// What goes into the gates of one step, the biases of the input included: each `[batch_size, num_gates * hidden_size]`.
+struct Sums<B: Backend> {
+    from_input: FloatTensor<B>,
+    from_hidden: FloatTensor<B>,
+    hidden_size: usize,
+}
+
+impl<B: Backend> Sums<B> {
+    fn whole(&self) -> FloatTensor<B> {
+        B::float_add(self.from_input.clone(), self.from_hidden.clone())
+    }
+
+    /// The columns of one gate.
+    fn gate(&self, of: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
+        let columns = Slice::from(index * self.hidden_size..(index + 1) * self.hidden_size);
+        B::float_slice(of.clone(), &[Slice::full(), columns])
+    }
+}
+
+fn lstm_step<B: Backend>(sums: &Sums<B>, state: StepState<B>) -> StepState<B> {
+    let gates = sums.whole();
+    let i = B::sigmoid(sums.gate(&gates, 0));
+    let f = B::sigmoid(sums.gate(&gates, 1));
+    let g = B::float_tanh(sums.gate(&gates, 2));
+    let o = B::sigmoid(sums.gate(&gates, 3));
+    let c = state.cell_state.expect("an LSTM has a cell state");
+    let c = B::float_add(B::float_mul(f, c), B::float_mul(i, g));
+    StepState { hidden: B::float_mul(o, B::float_tanh(c.clone())), cell_state: Some(c) }
+}
+
+/// The bias `[hidden_size]` is that of the candidate's recurrent product, which the reset gate scales.
+fn gru_step<B: Backend>(sums: &Sums<B>, state: StepState<B>, bias: FloatTensor<B>) -> StepState<B> {
+    let gates = sums.whole();
+    let r = B::sigmoid(sums.gate(&gates, 0));
+    let z = B::sigmoid(sums.gate(&gates, 1));
+    let bias = B::float_reshape(bias, Shape::new([1, sums.hidden_size]));
+    let recalled = B::float_add(sums.gate(&sums.from_hidden, 2), bias);
+    let n = B::float_tanh(B::float_add(sums.gate(&sums.from_input, 2), B::float_mul(r, recalled)));
+    // (1 - z) ∘ n + z ∘ h, with one product less.
+    let hidden = B::float_add(n.clone(), B::float_mul(z, B::float_sub(state.hidden, n)));
+    StepState { hidden, ..state }
 }
 
 /// A linear layer, its weight laid out as in PyTorch.
@@ -84,8 +128,4 @@ pub fn token_losses<B: Backend>(
     let targets = B::int_reshape(targets, Shape::new([num_tokens, 1]));
     let picked = B::float_gather(1, log_probabilities, targets);
     B::float_reshape(B::float_neg(picked), Shape::new([num_tokens]))
-}
-
-fn step(t: usize) -> Slice {
-    Slice::from(t..t + 1)
 }

@@ -6,15 +6,13 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, TensorData};
 use refrain_kernels::{
-    DropoutKey, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, LstmGradients, LstmInputs,
-    LstmOutputGradients, LstmOutputs, LstmShape, LstmTrace, MatMut, MatRef, dropout, linear_cross_entropy,
-    lstm_backward, lstm_forward, lstm_forward_traced, matmul_bias,
+    DropoutKey, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, OutputGradients, Precision,
+    SequenceGradients, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace, dropout, linear_cross_entropy,
+    matmul_bias, sequence_backward, sequence_forward, sequence_forward_traced,
 };
 
-use super::autodiff::{
-    FusedKernels, HeadGradients, HeadInputs, LstmSequenceGradients, LstmSequenceInputs, WantedGradients,
-};
-use super::op::FusedOps;
+use super::autodiff::{FusedKernels, HeadGradients, HeadInputs, RecurrentGradients, WantedGradients};
+use super::op::{FusedOps, RecurrentSequence};
 
 type Float = FloatTensor<Flex>;
 
@@ -46,67 +44,69 @@ fn token_ids(targets: &IntTensor<Flex>, vocab_size: usize) -> Vec<u32> {
         .collect()
 }
 
-fn lstm_shape(inputs: &LstmSequenceInputs<Flex>) -> LstmShape {
-    let [batch_size, seq_len, input_size] = inputs.input.shape().dims();
-    let [_, hidden_size] = inputs.hidden.shape().dims();
-    LstmShape { batch_size, seq_len, input_size, hidden_size }
+fn sequence_shape(sequence: &RecurrentSequence<Flex>) -> SequenceShape {
+    let [batch_size, seq_len, input_size, hidden_size] = sequence.sizes();
+    SequenceShape { cell: sequence.cell, batch_size, seq_len, input_size, hidden_size }
 }
 
-fn lstm_inputs(inputs: &LstmSequenceInputs<Flex>) -> LstmInputs<'_> {
-    LstmInputs {
-        input: slice(&inputs.input),
-        weight_ih: slice(&inputs.weight_ih),
-        weight_hh: slice(&inputs.weight_hh),
-        bias: slice(&inputs.bias),
-        hidden: slice(&inputs.hidden),
-        cell_state: slice(&inputs.cell_state),
+fn sequence_inputs(sequence: &RecurrentSequence<Flex>) -> SequenceInputs<'_> {
+    SequenceInputs {
+        input: slice(&sequence.input),
+        weight_ih: slice(&sequence.weight_ih),
+        weight_hh: slice(&sequence.weight_hh),
+        bias: slice(&sequence.bias),
+        hidden: slice(&sequence.hidden),
+        cell_state: sequence.cell_state.as_ref().map_or(&[], slice),
     }
 }
 
-fn contiguous_inputs(inputs: &LstmSequenceInputs<Flex>) -> LstmSequenceInputs<Flex> {
-    LstmSequenceInputs {
-        input: contiguous(&inputs.input),
-        weight_ih: contiguous(&inputs.weight_ih),
-        weight_hh: contiguous(&inputs.weight_hh),
-        bias: contiguous(&inputs.bias),
-        hidden: contiguous(&inputs.hidden),
-        cell_state: contiguous(&inputs.cell_state),
+fn contiguous_sequence(sequence: &RecurrentSequence<Flex>) -> RecurrentSequence<Flex> {
+    RecurrentSequence {
+        cell: sequence.cell,
+        precision: sequence.precision,
+        input: contiguous(&sequence.input),
+        weight_ih: contiguous(&sequence.weight_ih),
+        weight_hh: contiguous(&sequence.weight_hh),
+        bias: contiguous(&sequence.bias),
+        hidden: contiguous(&sequence.hidden),
+        cell_state: sequence.cell_state.as_ref().map(contiguous).into(),
     }
 }
 
-/// Runs a forward pass into fresh tensors.
-fn lstm_outputs<R>(shape: LstmShape, run: impl FnOnce(LstmOutputs<'_>) -> R) -> (Float, Float, R) {
-    let LstmShape { batch_size, seq_len, hidden_size, .. } = shape;
+/// Runs a forward pass into fresh tensors: `(output, last_cell_state, what `run` gives)`.
+fn sequence_outputs<R>(
+    sequence: &RecurrentSequence<Flex>,
+    run: impl FnOnce(&Engine, Precision, SequenceShape, SequenceInputs, SequenceOutputs) -> R,
+) -> (Float, Option<Float>, R) {
+    let sequence = contiguous_sequence(sequence);
+    let shape = sequence_shape(&sequence);
+    let SequenceShape { cell, batch_size, seq_len, hidden_size, .. } = shape;
     let mut output = vec![0.0; batch_size * seq_len * hidden_size];
-    let mut last_cell_state = vec![0.0; batch_size * hidden_size];
-    let result = run(LstmOutputs { output: &mut output, last_cell_state: &mut last_cell_state });
-    let output = tensor(output, [batch_size, seq_len, hidden_size]);
-    (output, tensor(last_cell_state, [batch_size, hidden_size]), result)
+    let mut last_cell_state = vec![0.0; if cell.has_cell_state() { batch_size * hidden_size } else { 0 }];
+    let outputs = SequenceOutputs { output: &mut output, last_cell_state: &mut last_cell_state };
+    let result = run(&Engine::current(), sequence.precision, shape, sequence_inputs(&sequence), outputs);
+    let last_cell_state = cell.has_cell_state().then(|| tensor(last_cell_state, [batch_size, hidden_size]));
+    (tensor(output, [batch_size, seq_len, hidden_size]), last_cell_state, result)
 }
 
 impl FusedOps for Flex {
-    fn lstm_sequence(
-        input: FloatTensor<Self>,
-        weight_ih: FloatTensor<Self>,
-        weight_hh: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        hidden: FloatTensor<Self>,
-        cell_state: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let inputs = LstmSequenceInputs { input, weight_ih, weight_hh, bias, hidden, cell_state };
-        let inputs = contiguous_inputs(&inputs);
-        let shape = lstm_shape(&inputs);
-        let engine = Engine::current();
-        let (output, last_cell_state, ()) =
-            lstm_outputs(shape, |outputs| lstm_forward(&engine, shape, lstm_inputs(&inputs), outputs));
+    fn recurrent_sequence(sequence: RecurrentSequence<Self>) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        let (output, last_cell_state, ()) = sequence_outputs(&sequence, sequence_forward);
         (output, last_cell_state)
     }
 
-    fn linear(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn linear(
+        precision: Precision,
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let [rows, input_size] = input.shape().dims();
         let [output_size] = bias.shape().dims();
         let (input, weight, bias) = (contiguous(&input), contiguous(&weight), contiguous(&bias));
         let mut output = vec![0.0; rows * output_size];
+        // PRECISION: the second argument of `matmul_bias`, once it takes one.
+        let _ = precision;
         matmul_bias(
             &Engine::current(),
             MatRef::row_major(slice(&input), rows, input_size),
@@ -125,22 +125,24 @@ impl FusedOps for Flex {
     }
 
     fn linear_cross_entropy(
+        precision: Precision,
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        let losses = Self::token_losses(hidden, weight, bias, targets);
+        let losses = Self::token_losses(precision, hidden, weight, bias, targets);
         tensor(vec![mean(slice(&losses))], [1])
     }
 
     fn token_losses(
+        precision: Precision,
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        let losses = head_losses(&HeadInputs { hidden, weight, bias, targets }, None);
+        let losses = head_losses(&HeadInputs { precision, hidden, weight, bias, targets }, None);
         let num_tokens = losses.len();
         tensor(losses, [num_tokens])
     }
@@ -165,53 +167,52 @@ fn head_losses(inputs: &HeadInputs<Flex>, gradients: Option<LinearCrossEntropyGr
         vocab_size,
     };
     let mut losses = vec![0.0; num_tokens];
+    // PRECISION: `inputs.precision` is the second argument of `linear_cross_entropy`, once it takes one.
     linear_cross_entropy(&Engine::current(), args, &mut losses, gradients);
     losses
 }
 
 impl FusedKernels for Flex {
-    type LstmTrace = Arc<LstmTrace>;
+    type RecurrentTrace = Arc<SequenceTrace>;
 
-    fn lstm_sequence_traced(inputs: &LstmSequenceInputs<Self>) -> (Float, Float, Self::LstmTrace) {
-        let inputs = contiguous_inputs(inputs);
-        let shape = lstm_shape(&inputs);
-        let engine = Engine::current();
-        let (output, last_cell_state, trace) =
-            lstm_outputs(shape, |outputs| lstm_forward_traced(&engine, shape, lstm_inputs(&inputs), outputs));
+    fn recurrent_sequence_traced(sequence: &RecurrentSequence<Self>) -> (Float, Option<Float>, Self::RecurrentTrace) {
+        let (output, last_cell_state, trace) = sequence_outputs(sequence, sequence_forward_traced);
         (output, last_cell_state, Arc::new(trace))
     }
 
-    fn lstm_sequence_backward(
-        inputs: &LstmSequenceInputs<Self>,
+    fn recurrent_sequence_backward(
+        sequence: &RecurrentSequence<Self>,
         output: &Float,
-        trace: &Self::LstmTrace,
+        trace: &Self::RecurrentTrace,
         grad_output: Option<Float>,
         grad_last_cell_state: Option<Float>,
         wanted: WantedGradients,
-    ) -> LstmSequenceGradients<Self> {
-        let inputs = contiguous_inputs(inputs);
-        let shape = lstm_shape(&inputs);
-        let LstmShape { batch_size, seq_len, input_size, hidden_size } = shape;
+    ) -> RecurrentGradients<Self> {
+        let sequence = contiguous_sequence(sequence);
+        let shape = sequence_shape(&sequence);
+        let SequenceShape { cell, batch_size, seq_len, input_size, hidden_size } = shape;
+        let (gates, biases) = (cell.num_gates() * hidden_size, cell.num_biases() * hidden_size);
         let grad_output = grad_output.map(|grad| contiguous(&grad));
         let grad_last_cell_state = grad_last_cell_state.map(|grad| contiguous(&grad));
         let buffer = |wanted: bool, len: usize| wanted.then(|| vec![0.0f32; len]);
         let mut input = buffer(wanted.input, batch_size * seq_len * input_size);
-        let mut weight_ih = buffer(wanted.weight_ih, 4 * hidden_size * input_size);
-        let mut weight_hh = buffer(wanted.weight_hh, 4 * hidden_size * hidden_size);
-        let mut bias = buffer(wanted.bias, 4 * hidden_size);
+        let mut weight_ih = buffer(wanted.weight_ih, gates * input_size);
+        let mut weight_hh = buffer(wanted.weight_hh, gates * hidden_size);
+        let mut bias = buffer(wanted.bias, biases);
         let mut hidden = buffer(wanted.hidden, batch_size * hidden_size);
         let mut cell_state = buffer(wanted.cell_state, batch_size * hidden_size);
-        lstm_backward(
+        sequence_backward(
             &Engine::current(),
+            sequence.precision,
             shape,
-            lstm_inputs(&inputs),
+            sequence_inputs(&sequence),
             slice(output),
             trace,
-            LstmOutputGradients {
+            OutputGradients {
                 output: grad_output.as_ref().map(slice),
                 last_cell_state: grad_last_cell_state.as_ref().map(slice),
             },
-            LstmGradients {
+            SequenceGradients {
                 input: input.as_deref_mut(),
                 weight_ih: weight_ih.as_deref_mut(),
                 weight_hh: weight_hh.as_deref_mut(),
@@ -220,11 +221,11 @@ impl FusedKernels for Flex {
                 cell_state: cell_state.as_deref_mut(),
             },
         );
-        LstmSequenceGradients {
+        RecurrentGradients {
             input: input.map(|values| tensor(values, [batch_size, seq_len, input_size])),
-            weight_ih: weight_ih.map(|values| tensor(values, [4 * hidden_size, input_size])),
-            weight_hh: weight_hh.map(|values| tensor(values, [4 * hidden_size, hidden_size])),
-            bias: bias.map(|values| tensor(values, [4 * hidden_size])),
+            weight_ih: weight_ih.map(|values| tensor(values, [gates, input_size])),
+            weight_hh: weight_hh.map(|values| tensor(values, [gates, hidden_size])),
+            bias: bias.map(|values| tensor(values, [biases])),
             hidden: hidden.map(|values| tensor(values, [batch_size, hidden_size])),
             cell_state: cell_state.map(|values| tensor(values, [batch_size, hidden_size])),
         }

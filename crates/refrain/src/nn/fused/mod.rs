@@ -11,7 +11,5 @@ pub mod composed;
 mod flex;
 mod op;
 
-pub use autodiff::{
-    FusedKernels, HeadGradients, HeadInputs, LstmSequenceGradients, LstmSequenceInputs, WantedGradients,
-};
-pub use op::FusedOps;
+pub use autodiff::{FusedKernels, HeadGradients, HeadInputs, RecurrentGradients, WantedGradients};
+pub use op::{CellState, FusedOps, RecurrentSequence};

@@ -75,7 +75,7 @@ impl Recipe {
     /// # Errors
     ///
     /// [`RecipeError`] for the first mistake in the file, with its line: TOML that is none, a key that there is not or
-    /// that the chosen optimiser or schedule does not have, a value of the wrong type or out of range.
+    /// that the chosen cell, optimiser or schedule does not have, a value of the wrong type or out of range.
     pub fn parse(text: &str, origin: &str) -> Result<Self, RecipeError> {
         Self::with_overrides(text, origin, &[])
     }
@@ -84,7 +84,8 @@ impl Recipe {
     ///
     /// A value is TOML; text may go without quotation marks, it is then taken as it stands. An override that chooses
     /// another optimiser or schedule than the file sets aside the file's table, whose numbers were for the other one: what
-    /// the overrides leave out has the default of their choice.
+    /// the overrides leave out has the default of their choice. One that chooses another cell sets aside only what the cell
+    /// does not have.
     ///
     /// # Errors
     ///
@@ -94,9 +95,10 @@ impl Recipe {
         let in_file = schema::check_all(&entries)?;
         let flags = overrides.iter().map(|flag| entries::of_flag(flag)).collect::<Result<Vec<_>, _>>()?;
         let chosen = Kinds::chosen(&flags, in_file)?;
-        entries.retain(|entry| match entry.path.first().map(String::as_str) {
-            Some("optimizer") => chosen.optimizer == in_file.optimizer,
-            Some("schedule") => chosen.schedule == in_file.schedule,
+        entries.retain(|entry| match entry.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["optimizer", ..] => chosen.optimizer == in_file.optimizer,
+            ["schedule", ..] => chosen.schedule == in_file.schedule,
+            ["model", key] => schema::has("model", key, chosen),
             _ => true,
         });
         entries.extend(flags);
@@ -131,7 +133,7 @@ impl Recipe {
     /// The whole recipe as TOML, every default written out, in the order of the documentation; [`Self::parse`] reads it
     /// back unchanged.
     ///
-    /// The numbers of optimisers and schedules other than the chosen ones are left out.
+    /// The numbers of cells, optimisers and schedules other than the chosen ones are left out.
     ///
     /// # Panics
     ///
@@ -228,7 +230,7 @@ impl Recipe {
     }
 
     fn kinds(&self) -> Kinds {
-        Kinds { optimizer: self.optimizer.name, schedule: self.schedule.name }
+        Kinds { cell: self.model.cell, optimizer: self.optimizer.name, schedule: self.schedule.name }
     }
 
     /// Checks values against each other.

@@ -7,7 +7,7 @@ use super::error::RecipeError;
 use super::{TaskKind, TrainConfig};
 use crate::data::DataConfig;
 use crate::decode::SampleConfig;
-use crate::models::LanguageModelConfig;
+use crate::models::{CellKind, LanguageModelConfig};
 use crate::optim::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
 use crate::setting::{Allowed, Setting};
 
@@ -38,6 +38,7 @@ const SYNONYMS: &[(&str, &str, &str)] = &[
 /// The choices that decide which keys a table has.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Kinds {
+    pub(super) cell: CellKind,
     pub(super) optimizer: OptimizerKind,
     pub(super) schedule: ScheduleKind,
 }
@@ -50,6 +51,10 @@ impl Kinds {
             let [table, key] = entry.path.as_slice() else { continue };
             let Value::String(name) = &entry.value else { continue };
             match (table.as_str(), key.as_str()) {
+                ("model", "cell") => {
+                    check(entry, kinds)?;
+                    kinds.cell = named(CellKind::ALL, name, CellKind::as_str).unwrap_or_default();
+                }
                 ("optimizer", "name") => {
                     check(entry, kinds)?;
                     kinds.optimizer = named(OptimizerKind::ALL, name, OptimizerKind::as_str).unwrap_or_default();
@@ -78,7 +83,7 @@ pub(super) fn settings(table: &str, kinds: Kinds) -> Option<&'static [Setting]> 
     match table {
         "" => Some(TOP),
         "data" => Some(DataConfig::SETTINGS),
-        "model" => Some(LanguageModelConfig::SETTINGS),
+        "model" => Some(LanguageModelConfig::settings(kinds.cell)),
         "train" => Some(TrainConfig::SETTINGS),
         "optimizer" => Some(OptimizerConfig::settings(kinds.optimizer)),
         "schedule" => Some(ScheduleConfig::settings(kinds.schedule)),
@@ -87,9 +92,15 @@ pub(super) fn settings(table: &str, kinds: Kinds) -> Option<&'static [Setting]> 
     }
 }
 
+/// Whether a table has a key under these choices.
+pub(super) fn has(table: &str, key: &str, kinds: Kinds) -> bool {
+    settings(table, kinds).is_some_and(|known| known.iter().any(|setting| setting.key == key))
+}
+
 /// Every choice that a table's keys may depend on, by name.
 fn variants(table: &str) -> Vec<(&'static str, Kinds)> {
     match table {
+        "model" => CellKind::ALL.iter().map(|&cell| (cell.as_str(), Kinds { cell, ..Kinds::default() })).collect(),
         "optimizer" => OptimizerKind::ALL
             .iter()
             .map(|&optimizer| (optimizer.as_str(), Kinds { optimizer, ..Kinds::default() }))
@@ -204,15 +215,11 @@ fn hint(table: &str, key: &str, known: &[Setting]) -> String {
             format!("`{key}` in [{table}]")
         }
     };
-    let owners: Vec<&str> = variants(table)
-        .into_iter()
-        .filter(|(_, kinds)| {
-            settings(table, *kinds).is_some_and(|known| known.iter().any(|setting| setting.key == key))
-        })
-        .map(|(name, _)| name)
-        .collect();
+    let owners: Vec<&str> =
+        variants(table).into_iter().filter(|(_, kinds)| has(table, key, *kinds)).map(|(name, _)| name).collect();
     if !owners.is_empty() {
-        return format!("`{key}` is for name = \"{}\"", owners.join("\" or \""));
+        let choice = if table == "model" { "cell" } else { "name" };
+        return format!("`{key}` is for {choice} = \"{}\"", owners.join("\" or \""));
     }
     let spelt = key.to_lowercase().replace('_', "-");
     let others = || std::iter::once("").chain(TABLES.iter().copied()).filter(|other| *other != table);

@@ -2,16 +2,20 @@ use std::collections::BTreeSet;
 
 use super::schema::{TABLES, path, settings};
 use super::*;
+use crate::models::{CellKind, PrecisionKind};
 use crate::optim::ScheduleKind;
 
 /// Every combination of choices that decides which keys there are.
 fn all_kinds() -> impl Iterator<Item = Kinds> {
+    let with_cell = |optimizer, schedule| CellKind::ALL.iter().map(move |&cell| Kinds { cell, optimizer, schedule });
     let optimizers = OptimizerKind::ALL.iter();
-    optimizers.flat_map(|&optimizer| ScheduleKind::ALL.iter().map(move |&schedule| Kinds { optimizer, schedule }))
+    optimizers
+        .flat_map(move |&optimizer| ScheduleKind::ALL.iter().flat_map(move |&schedule| with_cell(optimizer, schedule)))
 }
 
 fn recipe_of(kinds: Kinds) -> Recipe {
     Recipe {
+        model: LanguageModelConfig { cell: kinds.cell, ..LanguageModelConfig::default() },
         optimizer: OptimizerConfig::of(kinds.optimizer),
         schedule: ScheduleConfig { name: kinds.schedule, ..ScheduleConfig::default() },
         ..Recipe::default()
@@ -58,6 +62,7 @@ num-layers = 2
 dropout = 0.0
 embedding-dropout = 0.0
 output-dropout = 0.0
+precision = "f32"
 forget-bias = 1.0
 
 [train]
@@ -275,13 +280,20 @@ fn what_may_have_been_meant_is_said() {
             "error: unknown key `momentum` in [optimizer], a.toml:2\nhint: `momentum` is for name = \"sgd\"",
         ),
         (
+            "[model]\nforget-bias = 2\ncell = \"gru\"",
+            "error: unknown key `forget-bias` in [model], a.toml:2\nhint: `forget-bias` is for cell = \"lstm\"",
+        ),
+        (
             "[schedule]\nname = \"cosine\"\ngamma = 0.9",
             "error: unknown key `gamma` in [schedule], a.toml:3\nhint: `gamma` is for name = \"exponential\" or \"step\"",
         ),
-        ("[model.cell]\nkind = 1", "error: `model.cell` must be `lstm`, found a table, a.toml:1"),
+        (
+            "[model.cell]\nkind = 1",
+            "error: `model.cell` must be one of `lstm`, `gru`, `rnn`, `rnn-relu`, found a table, a.toml:1",
+        ),
         (
             "[model.foo]\nkind = 1",
-            "error: unknown key `foo` in [model], a.toml:1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, dropout, embedding-dropout, output-dropout, forget-bias",
+            "error: unknown key `foo` in [model], a.toml:1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, dropout, embedding-dropout, output-dropout, precision, forget-bias",
         ),
     ] {
         assert_eq!(printed(Recipe::parse(text, "a.toml")), expected);
@@ -351,7 +363,7 @@ fn a_wrong_override_is_named_by_its_text() {
         ("modle.dropout=0.5", "error: unknown table [modle], --set modle.dropout=0.5\nhint: did you mean [model]?"),
         (
             "model.a.b=1",
-            "error: unknown key `a.b` in [model], --set model.a.b=1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, dropout, embedding-dropout, output-dropout, forget-bias",
+            "error: unknown key `a.b` in [model], --set model.a.b=1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, dropout, embedding-dropout, output-dropout, precision, forget-bias",
         ),
         ("dropout=0.5", "error: unknown key `dropout`, --set dropout=0.5\nhint: did you mean `dropout` in [model]?"),
         (
@@ -379,6 +391,25 @@ fn another_choice_on_the_command_line_starts_from_its_own_defaults() {
     let wrong = "[optimizer]\nname = \"adam\"\nmomentum = 0.9\n";
     let error = Recipe::with_overrides(wrong, "a.toml", &flags(&["optimizer.name=sgd"])).unwrap_err();
     assert_eq!(error.to_string(), "unknown key `momentum` in [optimizer], a.toml:3");
+}
+
+#[test]
+fn another_cell_on_the_command_line_keeps_all_of_the_model_but_what_it_does_not_have() {
+    let text = "[model]\nhidden-size = 96\nforget-bias = 2\n";
+    let set = |overrides: &[&str]| Recipe::with_overrides(text, "a.toml", &flags(overrides));
+    let model = set(&["model.cell=gru", "model.precision=bf16"]).unwrap().model;
+    let expected = LanguageModelConfig {
+        cell: CellKind::Gru,
+        precision: PrecisionKind::Bf16,
+        hidden_size: 96,
+        ..LanguageModelConfig::default()
+    };
+    assert_eq!(model, expected);
+    assert_eq!(set(&["model.cell=lstm"]).unwrap().model.forget_bias.to_bits(), 2f64.to_bits());
+    assert_eq!(
+        printed(set(&["model.cell=rnn", "model.forget-bias=2"])),
+        "error: unknown key `forget-bias` in [model], --set model.forget-bias=2\nhint: `forget-bias` is for cell = \"lstm\""
+    );
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! The gated recurrent unit layer.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use refrain_kernels::{Cell, Precision};
+
+use super::Initializer;
+use super::recurrent::{RecurrentLayer, RecurrentState};
+
+/// Configuration of a [`Gru`] layer.
+#[derive(Clone, Copy, Debug)]
+pub struct GruConfig {
+    /// Features of the input.
+    pub input_size: usize,
+    /// Hidden units.
+    pub hidden_size: usize,
+    /// In what the factors of large products are kept.
+    pub precision: Precision,
+}
+
+impl GruConfig {
+    /// A layer in full precision.
+    pub fn new(input_size: usize, hidden_size: usize) -> Self {
+        Self { input_size, hidden_size, precision: Precision::default() }
+    }
+
+    /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases: the update gate begins half open.
+    pub fn init(&self, init: &mut Initializer<'_>) -> Gru {
+        let Self { input_size, hidden_size, precision } = *self;
+        Gru {
+            weight_ih: init.xavier_uniform([3 * hidden_size, input_size], 3),
+            weight_hh: init.orthogonal(hidden_size, 3),
+            bias: init.constant(vec![0.0; 4 * hidden_size]),
+            precision,
+        }
+    }
+}
+
+/// A GRU layer (Cho et al. 2014), its reset gate after the product, as in cuDNN and PyTorch.
+///
+/// ```text
+/// r = σ(W_ir x + W_hr h + b_r)               reset
+/// z = σ(W_iz x + W_hz h + b_z)               update
+/// n = tanh(W_in x + b_n + r ∘ (W_hn h + b_m))   candidate
+/// h' = (1 - z) ∘ n + z ∘ h
+/// ```
+///
+/// The weights of the three gates lie one below the other in PyTorch's order, so that a PyTorch layer's `weight_ih_l0` and
+/// `weight_hh_l0` are `weight_ih` and `weight_hh`. The biases of `r` and `z` only count as sums, but those of the candidate
+/// do not mix, so `bias` has four blocks of `hidden_size`:
+///
+/// | `bias` | of | from PyTorch |
+/// |---|---|---|
+/// | blocks 0 and 1 | `b_r`, `b_z` | blocks 0 and 1 of `bias_ih_l0 + bias_hh_l0` |
+/// | block 2 | `b_n` | block 2 of `bias_ih_l0` |
+/// | block 3 | `b_m` | block 2 of `bias_hh_l0` |
+#[derive(Module, Debug)]
+pub struct Gru {
+    /// `[3 * hidden_size, input_size]`.
+    pub weight_ih: Param<Tensor<2>>,
+    /// `[3 * hidden_size, hidden_size]`.
+    pub weight_hh: Param<Tensor<2>>,
+    /// `[4 * hidden_size]`.
+    pub bias: Param<Tensor<1>>,
+    /// In what the factors of large products are kept.
+    #[module(skip)]
+    pub precision: Precision,
+}
+
+impl Gru {
+    /// Runs over a whole sequence; without a state, from zeros.
+    ///
+    /// # Shapes
+    /// - `input`: `[batch_size, seq_len, input_size]`, `seq_len` 0 allowed
+    /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step
+    ///
+    /// # Panics
+    /// If the input or the state does not fit the weights.
+    pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
+        let Self { weight_ih, weight_hh, bias, precision } = self;
+        RecurrentLayer { cell: Cell::Gru, precision: *precision, weight_ih, weight_hh, bias }.forward(input, state)
+    }
+}

@@ -1,0 +1,99 @@
+//! The simple recurrent layer.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use refrain_kernels::{Cell, Precision};
+
+use super::Initializer;
+use super::recurrent::{RecurrentLayer, RecurrentState};
+
+/// What a simple recurrent layer does to its sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nonlinearity {
+    /// The hyperbolic tangent (Elman 1990).
+    #[default]
+    Tanh,
+    /// The rectifier, `max(0, x)` (Le et al. 2015).
+    Relu,
+}
+
+impl Nonlinearity {
+    fn cell(self) -> Cell {
+        match self {
+            Self::Tanh => Cell::RnnTanh,
+            Self::Relu => Cell::RnnRelu,
+        }
+    }
+}
+
+/// Configuration of an [`Rnn`] layer.
+#[derive(Clone, Copy, Debug)]
+pub struct RnnConfig {
+    /// Features of the input.
+    pub input_size: usize,
+    /// Hidden units.
+    pub hidden_size: usize,
+    /// What the sums go through.
+    pub nonlinearity: Nonlinearity,
+    /// In what the factors of large products are kept.
+    pub precision: Precision,
+}
+
+impl RnnConfig {
+    /// A layer with the hyperbolic tangent.
+    pub fn new(input_size: usize, hidden_size: usize) -> Self {
+        Self { input_size, hidden_size, nonlinearity: Nonlinearity::default(), precision: Precision::default() }
+    }
+
+    /// Zero biases; for tanh Xavier input weights and orthogonal recurrent ones (Saxe et al. 2013), for the rectifier
+    /// normal input weights of deviation 0.001 and the identity (Le et al. 2015): a state that nothing enters stays.
+    pub fn init(&self, init: &mut Initializer<'_>) -> Rnn {
+        let Self { input_size, hidden_size, nonlinearity, precision } = *self;
+        let (weight_ih, weight_hh) = match nonlinearity {
+            Nonlinearity::Tanh => (init.xavier_uniform([hidden_size, input_size], 1), init.orthogonal(hidden_size, 1)),
+            Nonlinearity::Relu => (init.normal([hidden_size, input_size], 1e-3), init.identity(hidden_size)),
+        };
+        let bias = init.constant(vec![0.0; hidden_size]);
+        Rnn { weight_ih, weight_hh, bias, nonlinearity, precision }
+    }
+}
+
+/// A simple recurrent layer (Elman 1990).
+///
+/// ```text
+/// h' = tanh(W_ih x + W_hh h + b)      or max(0, …)
+/// ```
+///
+/// A PyTorch layer's `weight_ih_l0` and `weight_hh_l0` are `weight_ih` and `weight_hh`, and `bias_ih_l0 + bias_hh_l0` is
+/// `bias`.
+#[derive(Module, Debug)]
+pub struct Rnn {
+    /// `[hidden_size, input_size]`.
+    pub weight_ih: Param<Tensor<2>>,
+    /// `[hidden_size, hidden_size]`.
+    pub weight_hh: Param<Tensor<2>>,
+    /// `[hidden_size]`.
+    pub bias: Param<Tensor<1>>,
+    /// What the sums go through.
+    #[module(skip)]
+    pub nonlinearity: Nonlinearity,
+    /// In what the factors of large products are kept.
+    #[module(skip)]
+    pub precision: Precision,
+}
+
+impl Rnn {
+    /// Runs over a whole sequence; without a state, from zeros.
+    ///
+    /// # Shapes
+    /// - `input`: `[batch_size, seq_len, input_size]`, `seq_len` 0 allowed
+    /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step
+    ///
+    /// # Panics
+    /// If the input or the state does not fit the weights.
+    pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
+        let Self { weight_ih, weight_hh, bias, nonlinearity, precision } = self;
+        let cell = nonlinearity.cell();
+        RecurrentLayer { cell, precision: *precision, weight_ih, weight_hh, bias }.forward(input, state)
+    }
+}
