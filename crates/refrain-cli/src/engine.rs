@@ -2,7 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use refrain::kernels::{Engine, Isa};
+use refrain::kernels::{Bf16Support, Engine, Isa};
+use refrain::models::PrecisionKind;
 
 use crate::failure::Usage;
 
@@ -25,7 +26,7 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
 }
 
 impl EngineArgs {
-    /// Makes the engine and says in one phrase what was chosen and why.
+    /// Makes the engine and says in one phrase what was chosen and why; [`products`] goes behind it.
     pub(crate) fn install(&self) -> anyhow::Result<String> {
         let supported = Isa::supported();
         let names: Vec<&str> = supported.iter().map(|isa| isa.name()).collect();
@@ -45,5 +46,18 @@ impl EngineArgs {
         Engine::set_current(Engine::new(isa, threads)?);
         let plural = if threads == 1 { "" } else { "s" };
         Ok(format!("{threads} thread{plural}, kernel {isa} ({why})"))
+    }
+}
+
+/// How the engine computes the products of a model of this precision, as the end of the phrase that names the engine; nothing
+/// to say of f32.
+pub(crate) fn products(precision: PrecisionKind) -> &'static str {
+    match (precision, Engine::current().bf16_support()) {
+        (PrecisionKind::F32, _) => "",
+        (PrecisionKind::Bf16, Bf16Support::Amx) => "; products in bf16 (AMX)",
+        (PrecisionKind::Bf16, Bf16Support::Avx512) => "; products in bf16 (AVX-512 BF16)",
+        (PrecisionKind::Bf16, Bf16Support::Emulated) => {
+            "; products in bf16, emulated: this kernel has no instructions for it, f32 is as fast or faster"
+        }
     }
 }

@@ -79,6 +79,7 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
     dropout = 0.0
     embedding-dropout = 0.0
     output-dropout = 0.0
+    precision = "f32"
     forget-bias = 1.0
 
     [train]
@@ -117,7 +118,7 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
     "#);
     scratch.write("dumped.toml", &dumped);
     assert_eq!(scratch.succeed("train dumped.toml --dump-config"), dumped);
-    assert_snapshot!(scratch.succeed("train dumped.toml --dump-config --json"), @r#"{"data":{"encoding":"auto","min-count":1,"train":"builtin:shakespeare","valid":"","valid-fraction":0.1},"model":{"cell":"lstm","dropout":0.0,"embedding-dropout":0.0,"embedding-size":128,"forget-bias":1.0,"hidden-size":256,"num-layers":2,"output-dropout":0.0},"optimizer":{"betas":[0.9,0.99],"epsilon":1e-8,"learning-rate":0.004,"name":"adamw","weight-decay":0.01},"sample":{"prompt":"\n","temperature":0.8,"tokens":400,"top-k":0},"schedule":{"min-factor":0.02,"name":"cosine","warmup-steps":50},"seed":1,"task":"language-model","train":{"accumulate":1,"batch-size":32,"checkpoint-every":0,"clip-norm":1.0,"clip-value":0.0,"epochs":5,"eval-batch-size":16,"eval-every":0,"log-every":10,"max-steps":0,"patience":0,"sample-every":0,"seq-len":128,"state":"carry"}}"#);
+    assert_snapshot!(scratch.succeed("train dumped.toml --dump-config --json"), @r#"{"data":{"encoding":"auto","min-count":1,"train":"builtin:shakespeare","valid":"","valid-fraction":0.1},"model":{"cell":"lstm","dropout":0.0,"embedding-dropout":0.0,"embedding-size":128,"forget-bias":1.0,"hidden-size":256,"num-layers":2,"output-dropout":0.0,"precision":"f32"},"optimizer":{"betas":[0.9,0.99],"epsilon":1e-8,"learning-rate":0.004,"name":"adamw","weight-decay":0.01},"sample":{"prompt":"\n","temperature":0.8,"tokens":400,"top-k":0},"schedule":{"min-factor":0.02,"name":"cosine","warmup-steps":50},"seed":1,"task":"language-model","train":{"accumulate":1,"batch-size":32,"checkpoint-every":0,"clip-norm":1.0,"clip-value":0.0,"epochs":5,"eval-batch-size":16,"eval-every":0,"log-every":10,"max-steps":0,"patience":0,"sample-every":0,"seq-len":128,"state":"carry"}}"#);
 
     let changed = scratch.succeed(
         "train dumped.toml --dump-config --set model.hidden-size=32 --set optimizer.name=sgd --set optimizer.momentum=0.9 \
@@ -177,15 +178,15 @@ fn training_shows_data_model_and_progress_and_ends_with_a_sample() {
     unknown in validation  'D' 1, 'P' 1, 'q' 1
     batches     4 streams of 899 tokens, windows of 16; 3,596 targets an epoch; unused at the end: 3 tokens, and 15 of the validation text
 
-    embedding.weight                     53 × 8          424
-    lstm.layers.0.weight_ih              76 × 8          608
-    lstm.layers.0.weight_hh             76 × 19        1,444
-    lstm.layers.0.bias                       76           76
-    lstm.layers.1.weight_ih             76 × 19        1,444
-    lstm.layers.1.weight_hh             76 × 19        1,444
-    lstm.layers.1.bias                       76           76
-    head.weight                         53 × 19        1,007
-    head.bias                                53           53
+    embedding.weight                      53 × 8          424
+    recurrent.layers.0.weight_ih          76 × 8          608
+    recurrent.layers.0.weight_hh         76 × 19        1,444
+    recurrent.layers.0.bias                   76           76
+    recurrent.layers.1.weight_ih         76 × 19        1,444
+    recurrent.layers.1.weight_hh         76 × 19        1,444
+    recurrent.layers.1.bias                   76           76
+    head.weight                          53 × 19        1,007
+    head.bias                                 53           53
     model       2 lstm × 19, 6,576 parameters, f32
     computing   1 thread, kernel portable (asked for by --kernel)
     run         runs/recipe-001, step 0 of 9
@@ -233,17 +234,17 @@ fn info_shows_what_is_in_the_file() {
     assert_snapshot!(shown.join("\n"), @r"
     file run/best.safetensors, # bytes
     task         language model of characters
-    model        2 lstm × 19, embedding 8
+    model        2 lstm × 19, embedding 8, products in f32
     parameters   6,576, f32
-      embedding.weight             53 × 8
-      lstm.layers.0.weight_ih      76 × 8
-      lstm.layers.0.weight_hh      76 × 19
-      lstm.layers.0.bias           76
-      lstm.layers.1.weight_ih      76 × 19
-      lstm.layers.1.weight_hh      76 × 19
-      lstm.layers.1.bias           76
-      head.weight                  53 × 19
-      head.bias                    53
+      embedding.weight              53 × 8
+      recurrent.layers.0.weight_ih  76 × 8
+      recurrent.layers.0.weight_hh  76 × 19
+      recurrent.layers.0.bias       76
+      recurrent.layers.1.weight_ih  76 × 19
+      recurrent.layers.1.weight_hh  76 × 19
+      recurrent.layers.1.bias       76
+      head.weight                   53 × 19
+      head.bias                     53
     vocabulary   53 tokens: <unk> and \n !',-.:;?ABCEFHILMNORSTUVWYabcdefghijklmnoprstuvwyz
     trained # steps, # epochs, validation loss # nats
     corpus       SHA-256 6bdc408131f0768c7faa51058900eae3a7e0ba08aa17b8d2f2b3fb9339909473

@@ -167,13 +167,13 @@ fn a_damaged_model_file_is_refused_with_what_is_wrong() {
     hint: the file is damaged: copy or download it again
     ");
     let overlapping = model.changed(|model| {
-        let [begin, end] = model.range("lstm.layers.0.weight_ih");
-        model.tensor("lstm.layers.0.weight_ih")["data_offsets"] = json!([begin - 4, end - 4]);
+        let [begin, end] = model.range("recurrent.layers.0.weight_ih");
+        model.tensor("recurrent.layers.0.weight_ih")["data_offsets"] = json!([begin - 4, end - 4]);
     });
     assert_snapshot!(refused(overlapping), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: tensors `lstm.layers.0.weight_hh` and `lstm.layers.0.weight_ih` overlap
+    error: model.safetensors: tensors `recurrent.layers.0.weight_hh` and `recurrent.layers.0.weight_ih` overlap
     hint: the file is damaged: copy or download it again
     ");
     let oversized = model.changed(|model| model.tensor("head.weight")["shape"] = json!([u32::MAX, u32::MAX, u32::MAX]));
@@ -184,9 +184,9 @@ fn a_damaged_model_file_is_refused_with_what_is_wrong() {
     hint: the file is damaged: copy or download it again
     ");
     let beyond = model.changed(|model| {
-        model.tensor("lstm.layers.1.weight_ih")["shape"] = json!([1_u64 << 40]);
-        let [begin, _] = model.range("lstm.layers.1.weight_ih");
-        model.tensor("lstm.layers.1.weight_ih")["data_offsets"] = json!([begin, begin + (4_u64 << 40) as usize]);
+        model.tensor("recurrent.layers.1.weight_ih")["shape"] = json!([1_u64 << 40]);
+        let [begin, _] = model.range("recurrent.layers.1.weight_ih");
+        model.tensor("recurrent.layers.1.weight_ih")["data_offsets"] = json!([begin, begin + (4_u64 << 40) as usize]);
     });
     assert_snapshot!(refused(beyond).replace(|ch: char| ch.is_ascii_digit(), "#"), @"
     exit status: #
@@ -194,11 +194,11 @@ fn a_damaged_model_file_is_refused_with_what_is_wrong() {
     error: model.safetensors: is truncated: the header says ############# bytes, the file has #####
     hint: copy or download the file again
     ");
-    let transposed = model.changed(|model| model.tensor("lstm.layers.0.weight_ih")["shape"] = json!([8, 76]));
+    let transposed = model.changed(|model| model.tensor("recurrent.layers.0.weight_ih")["shape"] = json!([8, 76]));
     assert_snapshot!(refused(transposed), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: tensor `lstm.layers.0.weight_ih` has shape [8, 76], expected [76, 8]
+    error: model.safetensors: tensor `recurrent.layers.0.weight_ih` has shape [8, 76], expected [76, 8]
     hint: the configuration must be the one that the weights were trained with
     ");
     let halves = model.changed(|model| model.tensor("head.bias")["dtype"] = json!("F16"));
@@ -209,13 +209,13 @@ fn a_damaged_model_file_is_refused_with_what_is_wrong() {
     hint: convert it with: python -c "import sys, torch, safetensors.torch; source, target = sys.argv[1:]; safetensors.torch.save_file({k: v.float().contiguous().clone() for k, v in safetensors.torch.load_file(source).items()}, target)" 'model.safetensors' 'model.f32.safetensors'
     "#);
     let not_a_number = model.changed(|model| {
-        let [begin, _] = model.range("lstm.layers.1.bias");
+        let [begin, _] = model.range("recurrent.layers.1.bias");
         model.numbers[begin + 8..begin + 12].copy_from_slice(&f32::NAN.to_le_bytes());
     });
     assert_snapshot!(refused(not_a_number), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: tensor `lstm.layers.1.bias` holds NaN at flat index 2
+    error: model.safetensors: tensor `recurrent.layers.1.bias` holds NaN at flat index 2
     hint: the training diverged: go back to an older checkpoint, lower the learning rate or clip
     ");
     let renamed = model.changed(|model| {
@@ -226,7 +226,7 @@ fn a_damaged_model_file_is_refused_with_what_is_wrong() {
     exit status: 1
     [stderr]
     error: model.safetensors: no tensor `head.bias`, expected with shape [53]
-    hint: it holds embedding.weight, head.offset, head.weight, lstm.layers.0.bias, lstm.layers.0.weight_hh, lstm.layers.0.weight_ih and 3 more
+    hint: it holds embedding.weight, head.offset, head.weight, recurrent.layers.0.bias, recurrent.layers.0.weight_hh, recurrent.layers.0.weight_ih and 3 more
     ");
 }
 
@@ -250,10 +250,10 @@ fn metadata_that_does_not_describe_the_model_is_refused() {
     error: model.safetensors: `format` in the metadata is `refrain-99`; this version reads `refrain-1`
     hint: was the file written by Refrain?
     ");
-    assert_snapshot!(refused(&|model| *model.metadata("model") = json!("{\"cell\":\"gru\"}")), @"
+    assert_snapshot!(refused(&|model| *model.metadata("model") = json!("{\"cell\":\"qrnn\"}")), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: `model` in the metadata cannot be read: unknown variant `gru`, expected `lstm` at line 1 column 13
+    error: model.safetensors: `model` in the metadata cannot be read: unknown variant `qrnn`, expected one of `lstm`, `gru`, `rnn`, `rnn-relu` at line 1 column 14
     hint: was the file written by Refrain?
     ");
     assert_snapshot!(refused(&|model| *model.metadata("vocabulary") = json!("{}")), @"
@@ -279,13 +279,13 @@ fn metadata_that_does_not_describe_the_model_is_refused() {
     assert_snapshot!(sized("num-layers", json!(3)), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: no tensor `lstm.layers.2.weight_ih`, expected with shape [76, 19]
-    hint: it holds embedding.weight, head.bias, head.weight, lstm.layers.0.bias, lstm.layers.0.weight_hh, lstm.layers.0.weight_ih and 3 more
+    error: model.safetensors: no tensor `recurrent.layers.2.weight_ih`, expected with shape [76, 19]
+    hint: it holds embedding.weight, head.bias, head.weight, recurrent.layers.0.bias, recurrent.layers.0.weight_hh, recurrent.layers.0.weight_ih and 3 more
     ");
     assert_snapshot!(sized("num-layers", json!(1)), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: `model` in the metadata cannot be used: it has no tensor `lstm.layers.1.bias`, which the file holds
+    error: model.safetensors: `model` in the metadata cannot be used: it has no tensor `recurrent.layers.1.bias`, which the file holds
     hint: was the file written by Refrain?
     ");
     // What would take more memory than there is, or divide by zero, is no model either.

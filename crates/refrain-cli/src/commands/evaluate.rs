@@ -9,7 +9,7 @@ use refrain::text::{Encoding, Vocabulary};
 use serde_json::json;
 
 use crate::console::Console;
-use crate::engine::EngineArgs;
+use crate::engine::{self, EngineArgs};
 use crate::{input, model, output};
 
 /// Score a text: loss, perplexity, bits per character and per byte
@@ -37,7 +37,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let trained = model::load(&args.model)?;
     let (name, decoded) = input::read(&args.text, args.encoding)?;
     let mut console = Console::new();
-    console.line(&format!("{name}: {} ({}); {engine}", decoded.encoding, decoded.reason));
+    let products = engine::products(trained.config.precision);
+    console.line(&format!("{name}: {} ({}); {engine}{products}", decoded.encoding, decoded.reason));
     let chars = decoded.text.chars().count();
     let score = score_stream(&trained.model, &trained.vocabulary, &decoded.text, |done| {
         console.passing(&format!("{} of {} characters", grouped(done), grouped(chars as u64)));

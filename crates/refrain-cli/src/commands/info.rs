@@ -56,13 +56,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let config = &trained.config;
     writeln!(
         text,
-        "model        {} {} × {}, embedding {}",
-        config.num_layers, config.cell, config.hidden_size, config.embedding_size
+        "model        {} {} × {}, embedding {}, products in {}",
+        config.num_layers, config.cell, config.hidden_size, config.embedding_size, config.precision
     )?;
     writeln!(text, "parameters   {}, f32", grouped(parameters as u64))?;
     for tensor in &tensors {
         let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
-        writeln!(text, "  {:<28} {}", tensor.name, shape.join(" × "))?;
+        writeln!(text, "  {:<29} {}", tensor.name, shape.join(" × "))?;
     }
     writeln!(
         text,

@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::console::{Console, duration};
-use crate::engine::EngineArgs;
+use crate::engine::{self, EngineArgs};
 use crate::failure::Usage;
 use crate::output;
 
@@ -171,7 +171,7 @@ fn summarise(console: &mut Console, trainer: &Trainer, recipe: &Recipe, engine: 
     for tensor in &tensors {
         let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
         let count = grouped(tensor.values.len() as u64);
-        console.line(&format!("{:<28} {:>14} {:>12}", tensor.name, shape.join(" × "), count));
+        console.line(&format!("{:<29} {:>14} {:>12}", tensor.name, shape.join(" × "), count));
     }
     let parameters: usize = tensors.iter().map(|tensor| tensor.values.len()).sum();
     console.line(&format!(
@@ -181,7 +181,7 @@ fn summarise(console: &mut Console, trainer: &Trainer, recipe: &Recipe, engine: 
         recipe.model.hidden_size,
         grouped(parameters as u64)
     ));
-    console.line(&format!("computing   {engine}"));
+    console.line(&format!("computing   {engine}{}", engine::products(recipe.model.precision)));
     let (step, total) = trainer.steps();
     console.line(&format!("run         {}, step {step} of {}", trainer.folder().display(), grouped(total)));
     console.line("");
