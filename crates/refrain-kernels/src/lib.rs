@@ -13,6 +13,7 @@
 //! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
 //! | [`activation`] | vectorised exp, tanh and sigmoid |
 //! | [`allocator`] | keeps freed memory in the process |
+//! | [`measure`] | the machine's own peak and memory bandwidth, to hold speeds against |
 //!
 //! # Same bytes for any number of threads
 //!
@@ -39,6 +40,7 @@ pub mod dropout;
 pub mod engine;
 mod format;
 pub mod gemm;
+pub mod measure;
 pub mod optimizer;
 mod pack;
 mod pool;
