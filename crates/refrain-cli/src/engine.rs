@@ -12,7 +12,7 @@ pub(crate) struct EngineArgs {
     /// Threads to compute with [default: the processors this process may use]
     ///
     /// The result is the same to the byte with any number.
-    #[arg(long, value_name = "N", help_heading = "Computing", value_parser = threads)]
+    #[arg(long, value_name = "N", help_heading = "Computing", value_parser = at_least_one)]
     threads: Option<NonZeroUsize>,
     /// Instruction set of the kernels: auto, avx512, avx2 or portable
     ///
@@ -21,7 +21,8 @@ pub(crate) struct EngineArgs {
     kernel: String,
 }
 
-fn threads(text: &str) -> Result<NonZeroUsize, String> {
+/// An argument that counts something.
+pub(crate) fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
     text.parse().map_err(|_| "an integer of at least 1".to_owned())
 }
 

@@ -26,6 +26,8 @@ fn help_names_every_command() {
       train        Train a model: on the bundled Shakespeare, on any text file, or by a recipe
       generate     Let a model continue a prompt
       evaluate     Score a text: loss, perplexity, bits per character and per byte
+      bench        Time the fixed cases of training, layers, inference and generation, alone or beside
+                   another program
       info         Show what is in a model file
       completions  Print a completion script for a shell
       man          Write the manual pages, one a command
@@ -280,11 +282,96 @@ fn help_names_every_argument_of_the_other_commands() {
 }
 
 #[test]
+fn help_says_what_every_column_of_a_benchmark_means() {
+    assert_snapshot!(help("bench --help"), @"
+    Time the fixed cases of training, layers, inference and generation, alone or beside another program
+
+    Cases have the names and shapes of `benches/peers/torch_speed.py`. Each is run a few times to warm
+    up, then timed; ms is the median of one training step, one pass or one whole text, and tokens/s
+    follows from it. GFLOP/s counts the multiply-adds of the matrix products alone, two operations each;
+    a backward pass has twice those of its forward pass.
+
+    Before the cases the machine is measured, with the same threads and instruction set: how many
+    multiply-adds it does with operands in registers, and how fast it reads 256 MiB of memory. % peak is
+    GFLOP/s over the first. % bandwidth, of generation alone, is the bytes of weights read, each weight
+    once a token, over the second; it exceeds 100 where the weights stay in a cache.
+
+    With --peer, our cases and the peer's command take turns, so that a machine whose speed drifts
+    drifts for both: ours in this process, the peer's in a new one every round. ratio is the peer's
+    median time over ours, how many times as fast Refrain is; lowest and highest are those of single
+    rounds.
+
+    Usage: refrain bench [OPTIONS] [KIND]
+
+    Arguments:
+      [KIND]
+              What to time [default: all four]
+
+              Possible values:
+              - train:    A training step of a language model: forward, cross entropy, backward,
+                clipping to norm 5, Adam
+              - layer:    One recurrent layer alone, forward and backward, the gradient of its input
+                included
+              - infer:    A language model forward only, scoring every token
+              - generate: A language model that writes one text, each token sampled before the next
+
+    Options:
+          --only <TEXT>
+              Only cases with this in their name
+
+          --precision <NAME>
+              Arithmetic of the matrix products; several are separated by commas
+
+              [default: f32]
+              [possible values: f32]
+
+          --repeats <N>
+              Timed runs of each case, after those that warm up
+
+              [default: 5]
+
+          --peer <COMMAND>
+              Compare with a program that prints JSON lines as --json does, by kind, case and dtype
+
+              The shell runs it, so variables can stand before it: `OMP_NUM_THREADS=2 python
+              torch_speed.py layer --threads 2`. Other lines on its stdout are passed over.
+
+          --rounds <N>
+              Turns that either side takes
+
+              [default: 3]
+
+          --json
+              Print one JSON object a case
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Computing:
+          --threads <N>
+              Threads to compute with [default: the processors this process may use]
+
+              The result is the same to the byte with any number.
+
+          --kernel <NAME>
+              Instruction set of the kernels: auto, avx512, avx2 or portable
+
+              auto takes the fastest that this processor has. Results differ between instruction sets in
+              the last bits.
+
+              [default: auto]
+    ");
+}
+
+#[test]
 fn completions_know_every_command() {
     let scratch = Scratch::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = scratch.succeed(&format!("completions {shell}"));
-        for word in ["train", "generate", "evaluate", "info", "completions", "man", "resume", "temperature"] {
+        for word in ["train", "generate", "evaluate", "bench", "info", "completions", "man", "resume", "temperature"] {
             assert!(script.contains(word), "{shell} does not know {word}");
         }
     }
@@ -295,7 +382,7 @@ fn there_is_a_manual_page_for_every_command() {
     let scratch = Scratch::new();
     assert_eq!(scratch.succeed("man pages"), "");
     let pages = names(&scratch.join("pages"));
-    assert_snapshot!(pages.join(" "), @"refrain-completions.1 refrain-evaluate.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-train.1 refrain.1");
+    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-completions.1 refrain-evaluate.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-train.1 refrain.1");
     for page in pages {
         let roff = text(&scratch.read(&format!("pages/{page}")));
         for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {

@@ -1,5 +1,6 @@
 //! One command a file: its arguments beside what it does.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod evaluate;
 pub(crate) mod generate;

@@ -1,0 +1,194 @@
+//! The work of a case, by way of what training, scoring and generation themselves use, and how long it takes.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use refrain::decode::{Generation, Sampler};
+use refrain::models::{LanguageModel, LanguageModelConfig};
+use refrain::optim::{GradientSet, Optimizer, OptimizerConfig, OptimizerKind, joint_norm};
+use refrain::random::{Purpose, Random};
+
+use super::cases::{Case, Kind, ModelShape, Subject};
+use super::median;
+
+const SEED: u64 = 1;
+const CLIP_NORM: f64 = 5.0;
+
+/// What a case took, and what that was for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// The median.
+    pub(super) seconds: f64,
+    pub(super) tokens: usize,
+    /// The multiply-adds of the matrix products as two operations each; a backward pass has twice those of its forward.
+    pub(super) flops: f64,
+    /// Bytes of weights that must be read, where each is needed anew for every token.
+    pub(super) bytes: Option<f64>,
+}
+
+/// The models in use, made once: their initial weights take longer than many a case.
+#[derive(Debug, Default)]
+pub(super) struct Models(Vec<(ModelShape, LanguageModel)>);
+
+impl Models {
+    /// A model of this shape, for training.
+    fn get(&mut self, shape: ModelShape) -> LanguageModel {
+        if let Some((_, model)) = self.0.iter().find(|(known, _)| *known == shape) {
+            return model.clone();
+        }
+        let config = LanguageModelConfig {
+            cell: shape.cell,
+            embedding_size: shape.hidden_size,
+            hidden_size: shape.hidden_size,
+            num_layers: shape.num_layers,
+            ..LanguageModelConfig::default()
+        };
+        let model = config.init(shape.vocab_size, SEED, &Device::flex().autodiff());
+        self.0.push((shape, model.clone()));
+        model
+    }
+}
+
+/// Times the median of `repeats`.
+pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Timing {
+    let Subject { kind, ref case, .. } = *subject;
+    let model = models.get(case.model);
+    let tokens = case.batch_size * case.seq_len;
+    let weights = product_weights(&model, kind) as f64;
+    let (passes, warm_up, bytes) = match kind {
+        Kind::Train | Kind::Layer => (3.0, 2, None),
+        Kind::Infer => (1.0, 2, None),
+        Kind::Generate => (1.0, 1, Some(weights * (size_of::<f32>() * case.seq_len) as f64)),
+    };
+    let mut step = match kind {
+        Kind::Train => train(model, case),
+        Kind::Layer => layer(model, case),
+        Kind::Infer => infer(&model, case),
+        Kind::Generate => generate(&model, case),
+    };
+    for _ in 0..warm_up {
+        step();
+    }
+    let mut seconds: Vec<f64> = (0..repeats)
+        .map(|_| {
+            let start = Instant::now();
+            step();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    Timing { seconds: median(&mut seconds), tokens, flops: 2.0 * weights * tokens as f64 * passes, bytes }
+}
+
+/// Elements of the matrices that each token is multiplied by.
+fn product_weights(model: &LanguageModel, kind: Kind) -> usize {
+    let tensors = model.to_tensors();
+    let matrices = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
+    let used = matrices.filter(|tensor| match tensor.name.split('.').next() {
+        Some("embedding") => false,
+        Some("head") => kind != Kind::Layer,
+        _ => true,
+    });
+    used.map(|tensor| tensor.values.len()).sum()
+}
+
+fn train(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
+    let device = Device::flex().autodiff();
+    let (inputs, targets) = (tokens(case, 0, &device), tokens(case, 1, &device));
+    let config = OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::of(OptimizerKind::Adam) };
+    let learning_rate = config.learning_rate;
+    let mut optimizer = Optimizer::new(config);
+    // `None` only while a step has it.
+    let mut model = Some(model);
+    Box::new(move || {
+        let before = model.take().expect("a step gives the model back");
+        let (loss, _) = before.loss(inputs.clone(), targets.clone(), None, None);
+        let mut gradients = GradientSet::collect(&before, loss.backward());
+        let norm = joint_norm(&gradients.norms());
+        gradients.clip_norm(norm, CLIP_NORM);
+        model = Some(optimizer.step(before, &gradients, learning_rate));
+    })
+}
+
+fn layer(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
+    let shape = [case.batch_size, case.seq_len, case.model.hidden_size];
+    let mut random = Random::new(SEED, Purpose::Sampling, 0);
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| random.normal() as f32).collect();
+    let device = Device::flex().autodiff();
+    let input = Tensor::<3>::from_data(TensorData::new(values, shape), &device).require_grad();
+    Box::new(move || {
+        let (output, _) = model.lstm.forward(input.clone(), None, None, 0);
+        // From a gradient of ones: what it holds changes nothing about the work.
+        black_box(output.backward());
+    })
+}
+
+fn infer(model: &LanguageModel, case: &Case) -> Box<dyn FnMut()> {
+    let model = model.valid();
+    let device = Device::flex();
+    let (inputs, targets) = (tokens(case, 0, &device), tokens(case, 1, &device));
+    Box::new(move || {
+        let (losses, _) = model.token_losses(inputs.clone(), targets.clone(), None);
+        black_box(losses.into_data());
+    })
+}
+
+fn generate(model: &LanguageModel, case: &Case) -> Box<dyn FnMut()> {
+    let model = model.valid();
+    let sampler = Sampler { temperature: 1.0, top_k: None };
+    let seq_len = case.seq_len;
+    Box::new(move || {
+        let written = Generation::new(&model, vec![0], sampler, SEED, 0).take(seq_len);
+        black_box(written.last());
+    })
+}
+
+/// Random tokens, `[batch_size, seq_len]`.
+fn tokens(case: &Case, index: u64, device: &Device) -> Tensor<2, Int> {
+    let shape = [case.batch_size, case.seq_len];
+    let vocab_size = case.model.vocab_size as f64;
+    let mut random = Random::new(SEED, Purpose::Sampling, index);
+    let tokens: Vec<i32> = (0..shape.iter().product()).map(|_| (random.uniform() * vocab_size) as i32).collect();
+    Tensor::from_data(TensorData::new(tokens, shape), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use refrain::models::CellKind;
+
+    use super::super::cases::Precision;
+    use super::*;
+
+    /// `flops` of `benches/peers/torch_speed.py`, times the passes of a kind.
+    fn reference_flops(kind: Kind, case: Case) -> f64 {
+        let ModelShape { vocab_size, hidden_size, num_layers, .. } = case.model;
+        let layers = num_layers * 2 * 4 * hidden_size * 2 * hidden_size;
+        let head = if kind == Kind::Layer { 0 } else { 2 * hidden_size * vocab_size };
+        let passes = if matches!(kind, Kind::Train | Kind::Layer) { 3 } else { 1 };
+        (passes * case.batch_size * case.seq_len * (layers + head)) as f64
+    }
+
+    #[test]
+    fn operations_are_counted_as_the_peer_counts_them() {
+        let model = ModelShape { cell: CellKind::Lstm, vocab_size: 7, hidden_size: 12, num_layers: 2 };
+        let mut models = Models::default();
+        for (kind, batch_size) in [(Kind::Train, 3), (Kind::Layer, 3), (Kind::Infer, 3), (Kind::Generate, 1)] {
+            let case = Case { name: "tiny", model, batch_size, seq_len: 5 };
+            let timing = time(&Subject { kind, case, precision: Precision::F32 }, 1, &mut models);
+            let expected = reference_flops(kind, case);
+            assert!((timing.flops - expected).abs() < 0.5, "{kind:?}: {timing:?} is not {expected}");
+            assert_eq!(timing.tokens, batch_size * 5);
+        }
+        assert_eq!(models.0.len(), 1, "a shape is made once");
+    }
+
+    #[test]
+    fn generation_alone_reads_its_weights_for_every_token() {
+        let model = ModelShape { cell: CellKind::Lstm, vocab_size: 7, hidden_size: 12, num_layers: 1 };
+        let case = Case { name: "tiny", model, batch_size: 1, seq_len: 5 };
+        let bytes = |kind| time(&Subject { kind, case, precision: Precision::F32 }, 1, &mut Models::default()).bytes;
+        assert_eq!(bytes(Kind::Generate), Some(f64::from(5 * 4 * (4 * 12 * 24 + 7 * 12))));
+        assert_eq!(bytes(Kind::Infer), None);
+    }
+}
