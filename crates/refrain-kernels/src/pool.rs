@@ -1,25 +1,29 @@
-//! The thread team: persistent threads that run one function together and meet at a spinning barrier.
+//! The thread team: persistent threads that run one function together and meet at a barrier.
 //!
-//! A recurrence meets at a barrier once per time step, every few microseconds: a futex would cost more than the step.
-//! Waiting spins shortly, then yields the core (a busy neighbour must be able to finish), and idle workers park.
+//! A recurrence meets at a barrier once per time step, every few microseconds. All waits, at the barrier, for the end of a
+//! run and for the next one, are the same: see [`Bell`]. The orders of the atomics are checked by the models in `model.rs`.
+
+mod barrier;
+mod bell;
+#[cfg(all(loom, test))]
+mod model;
+mod sync;
 
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError};
 
-/// Pauses before the first yield: a few microseconds.
-const SPINS: u32 = 64;
-/// How long an idle worker yields before it parks.
-const PATIENCE: Duration = Duration::from_millis(1);
+use barrier::{Barrier, LeftBarrier};
+use bell::Bell;
+use sync::thread::{self, JoinHandle};
+use sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, UnsafeCell};
+
 /// Low bits of [`Shared::ticket`] that hold the number of members.
 const COUNT_BITS: u32 = 16;
 
-thread_local! {
+sync::per_thread! {
     /// Set while this thread is a member: a nested run must not wait for the team it belongs to.
     static IS_MEMBER: Cell<bool> = const { Cell::new(false) };
 }
@@ -27,9 +31,6 @@ thread_local! {
 /// A function that every member runs, without its lifetime.
 type Task = *const (dyn Fn(Member<'_>) + Sync);
 type Panic = Box<dyn Any + Send>;
-
-/// The panic of a member that only left a barrier because another one had panicked.
-struct LeftBarrier;
 
 struct Shared {
     /// Number of the run in the high bits, its number of members in the low ones: a worker that is no member must not
@@ -41,9 +42,10 @@ struct Shared {
     barrier: Barrier,
     panic: Mutex<Option<Panic>>,
     shutdown: AtomicBool,
-    parked: AtomicUsize,
-    parking: Mutex<()>,
-    wake: Condvar,
+    /// Rings for a new ticket and for the end of the team.
+    started: Bell,
+    /// Rings when `running` reaches 0.
+    finished: Bell,
 }
 
 // SAFETY: `task` is written by the caller of a run before it publishes the ticket (release) and read by members after they
@@ -51,49 +53,6 @@ struct Shared {
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `task` is only followed during a run, while the function it points to lives and is `Sync`.
 unsafe impl Send for Shared {}
-
-#[derive(Default)]
-struct Barrier {
-    arrived: AtomicUsize,
-    generation: AtomicUsize,
-    /// A member has panicked and will never arrive.
-    broken: AtomicBool,
-}
-
-impl Barrier {
-    fn wait(&self, count: usize) {
-        let generation = self.generation.load(Ordering::Relaxed);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == count {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.generation.store(generation.wrapping_add(1), Ordering::Release);
-            return;
-        }
-        let mut waiting = Waiting::default();
-        while self.generation.load(Ordering::Acquire) == generation {
-            if self.broken.load(Ordering::Relaxed) {
-                resume_unwind(Box::new(LeftBarrier));
-            }
-            waiting.pause();
-        }
-    }
-}
-
-/// Spins shortly, then yields.
-#[derive(Default)]
-struct Waiting {
-    pauses: u32,
-}
-
-impl Waiting {
-    fn pause(&mut self) {
-        if self.pauses < SPINS {
-            self.pauses += 1;
-            std::hint::spin_loop();
-        } else {
-            thread::yield_now();
-        }
-    }
-}
 
 /// One of the threads that run a function together.
 #[derive(Clone, Copy)]
@@ -146,9 +105,8 @@ impl Team {
             barrier: Barrier::default(),
             panic: Mutex::new(None),
             shutdown: AtomicBool::new(false),
-            parked: AtomicUsize::new(0),
-            parking: Mutex::new(()),
-            wake: Condvar::new(),
+            started: Bell::default(),
+            finished: Bell::default(),
         });
         let mut team = Self { shared, workers: Vec::new(), callers: Mutex::new(()) };
         for index in 1..num_threads {
@@ -174,33 +132,25 @@ impl Team {
     /// With the panic of a member, after all have ended.
     pub(crate) fn run(&self, num_members: usize, task: impl Fn(Member<'_>) + Sync) {
         let count = num_members.clamp(1, self.num_threads());
-        if count == 1 || IS_MEMBER.get() {
+        if count == 1 || IS_MEMBER.with(Cell::get) {
             task(Member { index: 0, count: 1, barrier: None });
             return;
         }
         let turn = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
         let task: &(dyn Fn(Member<'_>) + Sync) = &task;
-        shared.barrier.arrived.store(0, Ordering::Relaxed);
-        shared.barrier.broken.store(false, Ordering::Relaxed);
+        shared.barrier.reset();
         shared.running.store(count - 1, Ordering::Relaxed);
         #[expect(clippy::transmute_ptr_to_ptr, reason = "only the lifetime changes, which a cast does not state")]
         // SAFETY: the lifetime ends when this function returns, and it returns only when no member uses the task any more.
         let erased = unsafe { std::mem::transmute::<*const (dyn Fn(Member<'_>) + Sync), Task>(task) };
         // SAFETY: the last run is over and workers read the cell only after the new ticket, so nobody uses it now.
-        unsafe { *shared.task.get() = Some(erased) };
+        shared.task.with_mut(|task| unsafe { *task = Some(erased) });
         let run = (shared.ticket.load(Ordering::Relaxed) >> COUNT_BITS) + 1;
-        shared.ticket.store(run << COUNT_BITS | count as u64, Ordering::SeqCst);
-        // A worker first counts itself as parked and then looks at the ticket once more, so one of the two sees the other.
-        if shared.parked.load(Ordering::SeqCst) > 0 {
-            drop(shared.parking.lock().unwrap_or_else(PoisonError::into_inner));
-            shared.wake.notify_all();
-        }
+        shared.ticket.store(run << COUNT_BITS | count as u64, Ordering::Release);
+        shared.started.ring();
         take_part(shared, task, 0, count);
-        let mut waiting = Waiting::default();
-        while shared.running.load(Ordering::Acquire) > 0 {
-            waiting.pause();
-        }
+        shared.finished.wait(|| shared.running.load(Ordering::Acquire) == 0);
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(turn);
         if let Some(panic) = panic {
@@ -211,9 +161,8 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        self.shared.shutdown.store(true, Ordering::SeqCst);
-        drop(self.shared.parking.lock().unwrap_or_else(PoisonError::into_inner));
-        self.shared.wake.notify_all();
+        self.shared.shutdown.store(true, Ordering::Relaxed);
+        self.shared.started.ring();
         for worker in self.workers.drain(..) {
             // A worker catches the panics of its tasks, so it cannot have panicked.
             let _ = worker.join();
@@ -223,7 +172,7 @@ impl Drop for Team {
 
 /// Runs the task as one member and keeps the first panic.
 fn take_part(shared: &Shared, task: &(dyn Fn(Member<'_>) + Sync), index: usize, count: usize) {
-    IS_MEMBER.set(true);
+    IS_MEMBER.with(|is_member| is_member.set(true));
     let member = Member { index, count, barrier: Some(&shared.barrier) };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(member))) {
         if !panic.is::<LeftBarrier>() {
@@ -235,9 +184,9 @@ fn take_part(shared: &Shared, task: &(dyn Fn(Member<'_>) + Sync), index: usize, 
                 std::mem::forget(panic);
             }
         }
-        shared.barrier.broken.store(true, Ordering::Relaxed);
+        shared.barrier.break_up();
     }
-    IS_MEMBER.set(false);
+    IS_MEMBER.with(|is_member| is_member.set(false));
 }
 
 /// The life of a worker.
@@ -249,47 +198,28 @@ fn work(shared: &Shared, index: usize) {
         if index < count {
             // SAFETY: this worker is a member of the run of this ticket, which was published after the task was set and
             // cannot end, nor the task be replaced, before `running` is decremented below.
-            let task = unsafe { (*shared.task.get()).expect("a run sets its task before its ticket") };
+            let task = shared.task.with(|task| unsafe { *task }).expect("a run sets its task before its ticket");
             // SAFETY: as above; the function outlives the run.
             take_part(shared, unsafe { &*task }, index, count);
-            shared.running.fetch_sub(1, Ordering::Release);
+            if shared.running.fetch_sub(1, Ordering::Release) == 1 {
+                shared.finished.ring();
+            }
         }
     }
 }
 
 /// Waits for a ticket other than the one seen; `None` when the team ends.
 fn next_ticket(shared: &Shared, seen: u64) -> Option<u64> {
-    let mut waiting = Waiting::default();
-    let mut idle_since = None;
-    loop {
-        let ticket = shared.ticket.load(Ordering::Acquire);
-        if ticket != seen {
-            return Some(ticket);
-        }
-        if shared.shutdown.load(Ordering::Relaxed) {
-            return None;
-        }
-        waiting.pause();
-        if waiting.pauses == SPINS && idle_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-            park(shared, seen);
-            idle_since = None;
-        }
-    }
+    let ticket = || shared.ticket.load(Ordering::Acquire);
+    let is_shutdown = || shared.shutdown.load(Ordering::Relaxed);
+    shared.started.wait(|| ticket() != seen || is_shutdown());
+    Some(ticket()).filter(|&ticket| ticket != seen)
 }
 
-/// Sleeps until there may be a new ticket.
-fn park(shared: &Shared, seen: u64) {
-    let mut parking = shared.parking.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.parked.fetch_add(1, Ordering::SeqCst);
-    while shared.ticket.load(Ordering::SeqCst) == seen && !shared.shutdown.load(Ordering::SeqCst) {
-        parking = shared.wake.wait(parking).unwrap_or_else(PoisonError::into_inner);
-    }
-    shared.parked.fetch_sub(1, Ordering::SeqCst);
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::shared::SharedSlice;
 
     #[test]
     fn every_member_runs_once_and_sees_what_was_written_before_the_barrier() {
@@ -304,6 +234,28 @@ mod tests {
                     member.barrier();
                 }
             });
+        }
+    }
+
+    #[test]
+    fn plain_memory_written_before_the_barrier_is_read_after_it() {
+        let team = Team::new(3).unwrap();
+        let mut values = [0; 3];
+        for start in 0..20 {
+            let shared = SharedSlice::new(&mut values);
+            team.run(3, |member| {
+                for round in start..start + 100 {
+                    // SAFETY: each member writes its own element, before the barrier.
+                    let own = unsafe { shared.part_mut(member.index, 1) };
+                    own[0] = round;
+                    member.barrier();
+                    // SAFETY: nobody writes between the barriers.
+                    let all = unsafe { shared.part(0, 3) };
+                    assert!(all.iter().all(|&value| value == round));
+                    member.barrier();
+                }
+            });
+            assert_eq!(values, [start + 99; 3]);
         }
     }
 
@@ -372,7 +324,7 @@ mod tests {
                 runs.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(runs.into_inner(), 2);
-            thread::sleep(PATIENCE * 10);
+            thread::sleep(bell::PATIENCE * 10);
         }
     }
 
