@@ -105,10 +105,9 @@ impl FusedOps for Flex {
         let [output_size] = bias.shape().dims();
         let (input, weight, bias) = (contiguous(&input), contiguous(&weight), contiguous(&bias));
         let mut output = vec![0.0; rows * output_size];
-        // PRECISION: the second argument of `matmul_bias`, once it takes one.
-        let _ = precision;
         matmul_bias(
             &Engine::current(),
+            precision,
             MatRef::row_major(slice(&input), rows, input_size),
             MatRef::row_major(slice(&weight), output_size, input_size).transposed(),
             slice(&bias),
@@ -167,8 +166,7 @@ fn head_losses(inputs: &HeadInputs<Flex>, gradients: Option<LinearCrossEntropyGr
         vocab_size,
     };
     let mut losses = vec![0.0; num_tokens];
-    // PRECISION: `inputs.precision` is the second argument of `linear_cross_entropy`, once it takes one.
-    linear_cross_entropy(&Engine::current(), args, &mut losses, gradients);
+    linear_cross_entropy(&Engine::current(), inputs.precision, args, &mut losses, gradients);
     losses
 }
 
