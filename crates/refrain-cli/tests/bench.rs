@@ -78,7 +78,7 @@ fn the_columns_of_the_table_stand_below_each_other() {
 
 #[test]
 fn generation_is_held_against_the_bandwidth_too() {
-    let only = "bench generate --only lstm-h512 --repeats 1 --threads 1 --json";
+    let only = "bench generate --only gru-h512 --repeats 1 --threads 1 --json";
     let records = records(&Scratch::new().succeed(only));
     let [record] = &records[..] else { panic!("{records:?}") };
     assert!(number(record, "percent_of_bandwidth") > 0.0);
@@ -168,7 +168,7 @@ fn an_unknown_case_is_answered_with_the_known_ones() {
     exit status: 1
     [stderr]
     error: --only h513: no case has this in its name
-    hint: there are lstm-h512, lstm-h1024, lstm-h650-v10k
+    hint: there are lstm-h512, lstm-h1024, gru-h512, lstm-h650-v10k, lstm-h512-b64
     ");
     assert_snapshot!(scratch.transcript("bench --rounds 2"), @"
     exit status: 2

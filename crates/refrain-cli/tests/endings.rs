@@ -57,8 +57,9 @@ fn a_reader_that_leaves_after_the_first_characters_is_no_error() {
 #[test]
 fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state() {
     let scratch = Scratch::with_recipe();
-    let diverging = "--set optimizer.name=sgd --set optimizer.learning-rate=1e30 --set schedule.name=constant \
-                     --set train.clip-norm=0";
+    // What is left of numbers too great for f32 differs from one instruction set to another.
+    let diverging = "--kernel portable --set optimizer.name=sgd --set optimizer.learning-rate=1e19 \
+                     --set schedule.name=constant --set train.clip-norm=0";
     let error_of = |arguments: &str| {
         let output = scratch.run(arguments);
         let log = text(&output.stderr);
@@ -68,9 +69,9 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state() {
     };
     let error = error_of(&format!("train recipe.toml --run-dir run {diverging}"));
     let (before, after) = error.split_once(" times its running mean").unwrap_or_else(|| panic!("{error}"));
-    assert_snapshot!(before.trim_end_matches(|ch: char| ch.is_ascii_digit()), @"
+    assert_snapshot!(before.trim_end_matches(|ch: char| ch.is_ascii_digit() || ".e".contains(ch)), @"
     exit status: 1
-    error: the gradient is not finite at step 2, in `embedding.weight`; the gradient of `head.weight` grew first:
+    error: the loss is not finite at step 3; the gradient of `embedding.weight` grew first:
     ");
     assert_snapshot!(after, @"
      at step 2
@@ -80,11 +81,11 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state() {
 
     // With a checkpoint after every step, the last good one is kept, and resuming comes to the same end.
     let saving = "--set train.checkpoint-every=1";
-    let stopped = "is not finite at step 2, in `embedding.weight`; ";
+    let stopped = "is not finite at step 3; ";
     let first = error_of(&format!("train recipe.toml --run-dir saved {diverging} {saving}"));
     assert!(first.contains(stopped), "{first}");
     let last = outcome_of_last(&scratch, "saved");
-    let second = error_of("train --resume saved");
+    let second = error_of("train --resume saved --kernel portable");
     assert!(second.contains(stopped), "{second}");
     assert_eq!(outcome_of_last(&scratch, "saved"), last);
 }

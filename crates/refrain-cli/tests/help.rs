@@ -313,17 +313,22 @@ fn help_says_what_every_column_of_a_benchmark_means() {
               - layer:    One recurrent layer alone, forward and backward, the gradient of its input
                 included
               - infer:    A language model forward only, scoring every token
-              - generate: A language model that writes one text, each token sampled before the next
+              - generate: A language model that writes a text, or 64 at once, each token sampled before
+                the next
 
     Options:
           --only <TEXT>
               Only cases with this in their name
 
           --precision <NAME>
-              Arithmetic of the matrix products; several are separated by commas
+              In what the factors of matrix products are kept; several are separated by commas
+
+              Possible values:
+              - f32
+              - bf16
+              - int8: Weights in 8 bits, for `generate`
 
               [default: f32]
-              [possible values: f32]
 
           --repeats <N>
               Timed runs of each case, after those that warm up

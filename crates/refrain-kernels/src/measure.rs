@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::arch::{Kernel, MulAdd};
 use crate::engine::Engine;
+use crate::tile::multiply_adds;
 
 /// Rounds of one trial of the multiply-adds: half a millisecond, in which all threads may be left alone on a busy machine.
 const ROUNDS: usize = 50_000;
@@ -18,10 +19,10 @@ const BUFFER_LEN: usize = 1 << 26;
 /// The multiply-add rate of all threads of `engine` at once with operands in registers, in floating-point operations per
 /// second: a multiply-add counts as two.
 pub fn fma_peak(engine: &Engine) -> f64 {
-    let flops = engine.kernel(MultiplyAdds { rounds: 1 }) * ROUNDS as f64 * engine.num_threads() as f64;
+    let flops = multiply_adds(engine.arch(), 1) * ROUNDS as f64 * engine.num_threads() as f64;
     let seconds = best_seconds(PEAK_TRIALS, || {
         engine.run(engine.num_threads(), |_| {
-            black_box(engine.kernel(MultiplyAdds { rounds: ROUNDS }));
+            black_box(multiply_adds(engine.arch(), ROUNDS));
         });
     });
     flops / seconds
@@ -50,40 +51,6 @@ fn best_seconds(trials: usize, trial: impl Fn()) -> f64 {
         start.elapsed().as_secs_f64()
     });
     seconds.fold(f64::INFINITY, f64::min)
-}
-
-/// As many chains of multiply-adds as a tile has vectors; the output is the number of floating-point operations.
-struct MultiplyAdds {
-    rounds: usize,
-}
-
-impl Kernel for MultiplyAdds {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<const W: usize, O: MulAdd>(self) -> f64 {
-        // As many as the registers hold.
-        if W == 16 { self.chains::<W, 24, O>() } else { self.chains::<W, 12, O>() }
-    }
-}
-
-impl MultiplyAdds {
-    #[inline(always)]
-    fn chains<const W: usize, const N: usize, O: MulAdd>(self) -> f64 {
-        // The compiler knows none of the values, so it can neither foresee the sums nor take two for one. They approach
-        // 0.5: no processor is slow at that.
-        let (factor, term) = (black_box(0.5f32), black_box(0.25f32));
-        let mut sums = black_box([[0.0f32; W]; N]);
-        for _ in 0..self.rounds {
-            for vector in &mut sums {
-                for lane in vector {
-                    *lane = O::mul_add(*lane, factor, term);
-                }
-            }
-        }
-        black_box(sums);
-        (2 * self.rounds * W * N) as f64
-    }
 }
 
 /// A sum of many chains, so that reading does not wait for adding. In one loop over all chains: in two, one inside the

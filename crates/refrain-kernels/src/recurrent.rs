@@ -25,6 +25,7 @@ mod plan;
 mod rnn;
 mod step;
 mod step_back;
+mod stepper;
 
 use crate::arch::Isa;
 use crate::engine::Engine;
@@ -33,6 +34,7 @@ use crate::scratch::FreeList;
 use crate::shape::elements;
 use cell::Step;
 use plan::Plan;
+pub use stepper::{RowMatrix, StepWeights, WeightFormat};
 
 /// A recurrent cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,6 +199,7 @@ macro_rules! with_cell {
         }
     };
 }
+use with_cell;
 
 /// Runs a layer over whole sequences, for inference.
 ///

@@ -1,20 +1,47 @@
 //! Products with few rows, straight from row-major weights: one pass over the weights and no packing.
 
 use crate::arch::{Kernel, MulAdd};
-use crate::tile::load;
 
 /// Weight rows per call.
 pub(crate) const WEIGHT_ROWS: usize = 4;
 /// The most input rows per call.
 pub(crate) const MAX_INPUT_ROWS: usize = 4;
 
-/// Dot products of some input rows with four weight rows, all of `len` floats.
-pub(crate) struct RowDot<'a> {
-    pub(crate) inputs: &'a [&'a [f32]],
-    pub(crate) weights: [&'a [f32]; WEIGHT_ROWS],
+/// What a weight is kept in, where each is read once a product and memory is the limit.
+pub(crate) trait Weight: Copy + Default + Sync + 'static {
+    fn widen(self) -> f32;
 }
 
-impl Kernel for RowDot<'_> {
+impl Weight for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+/// The bits of a bfloat16.
+impl Weight for u16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self) << 16)
+    }
+}
+
+/// A step of the row's scale.
+impl Weight for i8 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+/// Dot products of some input rows with four weight rows, all of `len` terms.
+pub(crate) struct RowDot<'a, T> {
+    pub(crate) inputs: &'a [&'a [f32]],
+    pub(crate) weights: [&'a [T]; WEIGHT_ROWS],
+}
+
+impl<T: Weight> Kernel for RowDot<'_, T> {
     /// By input row, then weight row.
     type Output = [[f32; WEIGHT_ROWS]; MAX_INPUT_ROWS];
 
@@ -25,10 +52,10 @@ impl Kernel for RowDot<'_> {
         let group = if W == 16 { 4 } else { 2 };
         for (inputs, dots) in self.inputs.chunks(group).zip(dots.chunks_mut(group)) {
             match *inputs {
-                [a] => dot::<W, 1, O>([a], self.weights, dots),
-                [a, b] => dot::<W, 2, O>([a, b], self.weights, dots),
-                [a, b, c] if W == 16 => dot::<W, 3, O>([a, b, c], self.weights, dots),
-                [a, b, c, d] if W == 16 => dot::<W, 4, O>([a, b, c, d], self.weights, dots),
+                [a] => dot::<T, W, 1, O>([a], self.weights, dots),
+                [a, b] => dot::<T, W, 2, O>([a, b], self.weights, dots),
+                [a, b, c] if W == 16 => dot::<T, W, 3, O>([a, b, c], self.weights, dots),
+                [a, b, c, d] if W == 16 => dot::<T, W, 4, O>([a, b, c, d], self.weights, dots),
                 _ => unreachable!("a group of {} rows", inputs.len()),
             }
         }
@@ -37,31 +64,28 @@ impl Kernel for RowDot<'_> {
 }
 
 #[inline(always)]
-fn dot<const W: usize, const N: usize, O: MulAdd>(
+fn dot<T: Weight, const W: usize, const N: usize, O: MulAdd>(
     inputs: [&[f32]; N],
-    weights: [&[f32]; WEIGHT_ROWS],
+    weights: [&[T]; WEIGHT_ROWS],
     dots: &mut [[f32; WEIGHT_ROWS]],
 ) {
     let len = weights[0].len();
-    for row in inputs.iter().chain(&weights) {
-        assert_eq!(row.len(), len, "rows of {} and {len} floats", row.len());
-    }
-    let inputs = inputs.map(<[f32]>::as_ptr);
-    let weights = weights.map(<[f32]>::as_ptr);
+    assert!(inputs.iter().all(|row| row.len() == len) && weights.iter().all(|row| row.len() == len), "rows of {len}");
     let mut sums = [[[0.0f32; W]; WEIGHT_ROWS]; N];
-    for block in 0..len / W {
-        let start = block * W;
-        add_terms::<W, N, O>(&mut sums, inputs, weights, |row| {
-            // SAFETY: all rows hold `len` floats and start + W ≤ len.
-            unsafe { row.add(start).cast::<[f32; W]>().read() }
-        });
+    let whole = len / W * W;
+    for start in (0..whole).step_by(W) {
+        // SAFETY: all rows hold `len` terms, and start + W ≤ len.
+        let (x, weights) = unsafe {
+            (
+                inputs.map(|row| row.as_ptr().add(start).cast::<[f32; W]>().read()),
+                weights.map(|row| row.as_ptr().add(start).cast::<[T; W]>().read()),
+            )
+        };
+        add_terms::<T, W, N, O>(&mut sums, x, weights);
     }
-    let rest = len % W;
-    if rest > 0 {
-        add_terms::<W, N, O>(&mut sums, inputs, weights, |row| {
-            // SAFETY: the last `rest` floats of every row.
-            unsafe { load::<W>(row.add(len - rest), rest) }
-        });
+    if whole < len {
+        let x = inputs.map(|row| padded::<f32, W>(&row[whole..]));
+        add_terms::<T, W, N, O>(&mut sums, x, weights.map(|row| padded::<T, W>(&row[whole..])));
     }
     for n in 0..N {
         for w in 0..WEIGHT_ROWS {
@@ -70,20 +94,29 @@ fn dot<const W: usize, const N: usize, O: MulAdd>(
     }
 }
 
-/// Adds the products of one vector of every row, as `read` gives it.
+/// Fewer than `W` values; the others are zero.
 #[inline(always)]
-fn add_terms<const W: usize, const N: usize, O: MulAdd>(
+fn padded<T: Weight, const W: usize>(from: &[T]) -> [T; W] {
+    let mut values = [T::default(); W];
+    values[..from.len()].copy_from_slice(from);
+    values
+}
+
+/// Adds the products of one vector of every row.
+#[inline(always)]
+fn add_terms<T: Weight, const W: usize, const N: usize, O: MulAdd>(
     sums: &mut [[[f32; W]; WEIGHT_ROWS]; N],
-    inputs: [*const f32; N],
-    weights: [*const f32; WEIGHT_ROWS],
-    read: impl Fn(*const f32) -> [f32; W],
+    inputs: [[f32; W]; N],
+    weights: [[T; W]; WEIGHT_ROWS],
 ) {
-    let weights: [[f32; W]; WEIGHT_ROWS] = std::array::from_fn(|w| read(weights[w]));
-    for n in 0..N {
-        let input = read(inputs[n]);
-        for w in 0..WEIGHT_ROWS {
+    for w in 0..WEIGHT_ROWS {
+        let mut weight = [0.0; W];
+        for l in 0..W {
+            weight[l] = weights[w][l].widen();
+        }
+        for n in 0..N {
             for l in 0..W {
-                sums[n][w][l] = O::mul_add(weights[w][l], input[l], sums[n][w][l]);
+                sums[n][w][l] = O::mul_add(weight[l], inputs[n][l], sums[n][w][l]);
             }
         }
     }

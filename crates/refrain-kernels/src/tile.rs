@@ -1,5 +1,6 @@
 //! The micro-kernel: one tile of a product of packed factors, its sums held in registers.
 
+use std::hint::black_box;
 use std::marker::PhantomData;
 
 use crate::arch::{Arch, Bf16Support, Isa, Kernel, MulAdd, Tiles};
@@ -201,6 +202,46 @@ unsafe fn multiply<D: Dot, const V: usize, const M: usize>(product: &TileProduct
             // SAFETY: a vector of sums.
             unsafe { D::store(total, to.as_mut_ptr()) };
         }
+    }
+}
+
+/// Rounds of as many f32 multiply-adds as a tile has vectors, with their operands in registers; the number of floating-point
+/// operations.
+pub(crate) fn multiply_adds(arch: Arch, rounds: usize) -> f64 {
+    match arch.isa() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx | Isa::Avx512 => arch.run(MultiplyAdds::<dot::Avx512F32, 24> { rounds, dot: PhantomData }),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => arch.run(MultiplyAdds::<dot::Avx2F32, 12> { rounds, dot: PhantomData }),
+        _ => arch.run(MultiplyAdds::<dot::PortableF32, 4> { rounds, dot: PhantomData }),
+    }
+}
+
+struct MultiplyAdds<D, const N: usize> {
+    rounds: usize,
+    dot: PhantomData<D>,
+}
+
+impl<D: Dot, const N: usize> Kernel for MultiplyAdds<D, N> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) -> f64 {
+        // The compiler knows neither of the values, so it can neither foresee the sums nor take two for one. They approach
+        // 0.5: no processor is slow at that.
+        let [factor, term] = black_box([0.5f32, 0.25]).map(f32::to_bits);
+        let mut sums = [D::zero(); N];
+        // SAFETY: `multiply_adds`, the only way here, chooses the vectors by the instruction set.
+        unsafe {
+            let (factor, term) = (D::splat(factor), D::splat(term));
+            for _ in 0..self.rounds {
+                for sum in &mut sums {
+                    *sum = D::dot(*sum, factor, term);
+                }
+            }
+        }
+        black_box(sums);
+        (2 * self.rounds * D::LANES * N) as f64
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor};
-use refrain::models::{Artefact, LanguageModelConfig, NamedTensor};
+use refrain::models::{Artefact, LanguageModelConfig, LanguageModelStepper, NamedTensor};
 use refrain::nn::RecurrentState;
 use refrain::optim::GradientSet;
 use support::{Golden, assert_close, values};
@@ -85,22 +85,22 @@ fn scores_of_the_next_token_are_pytorchs_last_logits() {
     });
     let artefact = Artefact::new(tensors.collect(), BTreeMap::new());
     let model = config().init(VOCAB_SIZE, 2, &device).with_tensors(&artefact).expect("the same shapes");
-    let mut state: Option<Vec<RecurrentState>> = Some(
-        (0..2)
-            .map(|layer| RecurrentState {
-                hidden: golden.tensor(&format!("layer{layer}.hidden"), &device),
-                cell_state: Some(golden.tensor(&format!("layer{layer}.cell_state"), &device)),
-            })
-            .collect(),
-    );
-    let tokens: Tensor<2, Int> = golden.tensor::<2>("tokens", &device).int();
+    let state: Vec<RecurrentState> = (0..2)
+        .map(|layer| RecurrentState {
+            hidden: golden.tensor(&format!("layer{layer}.hidden"), &device),
+            cell_state: Some(golden.tensor(&format!("layer{layer}.cell_state"), &device)),
+        })
+        .collect();
+    let tokens: Vec<u32> = golden.values("tokens").iter().map(|&token| token as u32).collect();
     let logits = golden.tensor::<3>("logits", &device);
     // One token at a time, as generation does.
+    let stepper = LanguageModelStepper::new(&model);
+    let mut state = stepper.state_of(&state);
     for step in 0..SEQ_LEN {
-        let (found, next) = model.next_logits(tokens.clone().narrow(1, step, 1), state.take());
+        let tokens: Vec<u32> = (0..BATCH_SIZE).map(|row| tokens[row * SEQ_LEN + step]).collect();
+        let found = stepper.step(&tokens, &mut state);
         let expected = values(logits.clone().narrow(1, step, 1).reshape([BATCH_SIZE, VOCAB_SIZE]));
-        assert_close("logits", &values(found), &expected, 1e-5);
-        state = Some(next);
+        assert_close("logits", &found, &expected, 1e-5);
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Only cases with this in their name
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     only: String,
-    /// Arithmetic of the matrix products; several are separated by commas
+    /// In what the factors of matrix products are kept; several are separated by commas
     #[arg(long, value_name = "NAME", default_value = "f32", value_delimiter = ',')]
     precision: Vec<Precision>,
     /// Timed runs of each case, after those that warm up
@@ -78,10 +78,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 fn subjects(args: &Args) -> anyhow::Result<Vec<Subject>> {
     let kinds = args.kind.map_or(Kind::ALL.to_vec(), |kind| vec![kind]);
     let cases: Vec<_> = kinds.iter().flat_map(|&kind| kind.cases().iter().map(move |&case| (kind, case))).collect();
-    let wanted = cases.iter().filter(|(_, case)| case.name.contains(&args.only));
+    let wanted: Vec<_> = cases.iter().filter(|(_, case)| case.name.contains(&args.only)).collect();
     let subjects: Vec<Subject> = wanted
-        .flat_map(|&(kind, case)| args.precision.iter().map(move |&precision| Subject { kind, case, precision }))
+        .iter()
+        .flat_map(|&&(kind, case)| {
+            let precisions = args.precision.iter().filter(move |precision| precision.serves(kind));
+            precisions.map(move |&precision| Subject { kind, case, precision })
+        })
         .collect();
+    if subjects.is_empty() && !wanted.is_empty() {
+        return Err(Usage::error(
+            "weights in int8 are for `generate` alone",
+            "--precision f32 and bf16 are for all kinds",
+        ));
+    }
     if subjects.is_empty() {
         let mut names: Vec<&str> = Vec::new();
         for (_, case) in cases {

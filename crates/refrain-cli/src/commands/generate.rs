@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use refrain::decode::{Generation, SampleConfig, Sampler, prompt_tokens};
+use refrain::models::LanguageModelStepper;
 use refrain::text::{Vocabulary, name_unknown};
 use serde_json::json;
 
@@ -77,8 +78,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let trained = model::load(&args.run_or_model)?;
     let (prompt, tokens) = prompt(args, &trained.vocabulary)?;
     let sampler = Sampler { temperature: args.temperature, top_k: args.top_k.map(NonZeroUsize::get) };
+    let stepper = LanguageModelStepper::new(&trained.model);
     for sample in 0..args.num {
-        let generation = Generation::new(&trained.model, tokens.clone(), sampler, args.seed, sample).take(args.tokens);
+        let generation = Generation::new(&stepper, &tokens, sampler, args.seed, sample).take(args.tokens);
         if args.json {
             let written: Vec<u32> = generation.collect();
             output::json(&json!({

@@ -6,6 +6,6 @@ mod prompt;
 mod sample;
 
 pub use config::SampleConfig;
-pub use generate::Generation;
+pub use generate::{Generation, Streams};
 pub use prompt::prompt_tokens;
 pub use sample::Sampler;

@@ -131,26 +131,6 @@ impl LanguageModel {
         (self.head.token_losses(features, targets.reshape([num_tokens])), state)
     }
 
-    /// The scores of the token that follows the last of `tokens`: `[batch_size, vocab_size]`.
-    ///
-    /// # Shapes
-    /// - `tokens`: `[batch_size, seq_len]`, `seq_len ≥ 1`
-    ///
-    /// # Panics
-    /// If the model has no layer.
-    pub fn next_logits(
-        &self,
-        tokens: Tensor<2, Int>,
-        state: Option<LanguageModelState>,
-    ) -> (Tensor<2>, LanguageModelState) {
-        let [batch_size, _] = tokens.dims();
-        let embedded = self.embedding.forward(tokens);
-        let (_, state) = self.recurrent.forward(embedded, state, None, FIRST_LAYER_SITE);
-        let top = state.last().expect("a model has at least one layer").hidden.clone();
-        let [_, hidden_size] = top.dims();
-        (self.head.forward(top.reshape([batch_size, hidden_size])), state)
-    }
-
     /// Every parameter by its path, such as `recurrent.layers.0.weight_hh`, in the order of the model.
     pub fn to_tensors(&self) -> Vec<NamedTensor> {
         let mut reader = Reader::default();

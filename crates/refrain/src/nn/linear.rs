@@ -3,10 +3,11 @@
 use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
-use refrain_kernels::Precision;
+use refrain_kernels::{Precision, RowMatrix, WeightFormat};
 
 use super::Initializer;
 use super::fused::FusedOps;
+use super::recurrent::row_matrix;
 
 /// Configuration of a [`Linear`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,12 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// The weight in `format` and the bias, for products with few rows.
+    pub fn rows(&self, format: WeightFormat) -> (RowMatrix, Vec<f32>) {
+        let bias = self.bias.val().into_data().try_into_vec().expect("parameters are f32");
+        (row_matrix(&self.weight, format), bias)
+    }
+
     /// The outputs themselves.
     ///
     /// # Shapes

@@ -76,7 +76,11 @@ impl Lstm {
     /// # Panics
     /// If the input or the state does not fit the weights.
     pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
+        self.borrowed().forward(input, state)
+    }
+
+    pub(super) fn borrowed(&self) -> RecurrentLayer<'_> {
         let Self { weight_ih, weight_hh, bias, precision } = self;
-        RecurrentLayer { cell: Cell::Lstm, precision: *precision, weight_ih, weight_hh, bias }.forward(input, state)
+        RecurrentLayer { cell: Cell::Lstm, precision: *precision, weight_ih, weight_hh, bias }
     }
 }

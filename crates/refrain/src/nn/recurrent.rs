@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use refrain_kernels::{Cell, Precision};
+use refrain_kernels::{Cell, Precision, RowMatrix, StepWeights, WeightFormat};
 
 use super::fused::{CellState, FusedOps, RecurrentSequence};
 
@@ -30,6 +30,14 @@ impl RecurrentState {
     }
 }
 
+/// A weight in `format`, for products with few rows.
+pub(super) fn row_matrix(weight: &Param<Tensor<2>>, format: WeightFormat) -> RowMatrix {
+    let weight = weight.val();
+    let [rows, cols] = weight.dims();
+    let values: Vec<f32> = weight.into_data().try_into_vec().expect("parameters are f32");
+    RowMatrix::new(format, &values, rows, cols)
+}
+
 /// A layer of any cell, borrowed from the module that owns its parameters.
 pub(super) struct RecurrentLayer<'a> {
     pub(super) cell: Cell,
@@ -40,6 +48,12 @@ pub(super) struct RecurrentLayer<'a> {
 }
 
 impl RecurrentLayer<'_> {
+    /// As [`Layer::step_weights`](super::Layer::step_weights).
+    pub(super) fn step_weights(self, format: WeightFormat) -> StepWeights {
+        let bias = self.bias.val().into_data().try_into_vec().expect("parameters are f32");
+        StepWeights::new(self.cell, row_matrix(self.weight_ih, format), row_matrix(self.weight_hh, format), bias)
+    }
+
     /// Shapes and panics as every layer's `forward` documents them.
     pub(super) fn forward(self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
         let Self { cell, precision, .. } = self;

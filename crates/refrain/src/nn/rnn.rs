@@ -92,8 +92,12 @@ impl Rnn {
     /// # Panics
     /// If the input or the state does not fit the weights.
     pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
+        self.borrowed().forward(input, state)
+    }
+
+    pub(super) fn borrowed(&self) -> RecurrentLayer<'_> {
         let Self { weight_ih, weight_hh, bias, nonlinearity, precision } = self;
         let cell = nonlinearity.cell();
-        RecurrentLayer { cell, precision: *precision, weight_ih, weight_hh, bias }.forward(input, state)
+        RecurrentLayer { cell, precision: *precision, weight_ih, weight_hh, bias }
     }
 }

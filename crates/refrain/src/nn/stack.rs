@@ -2,7 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use refrain_kernels::{StepWeights, WeightFormat};
 
+use super::recurrent::RecurrentLayer;
 use super::{Dropout, DropoutSchedule, Gru, GruConfig, Initializer, Lstm, LstmConfig, RecurrentState, Rnn, RnnConfig};
 
 /// Configuration of a [`Layer`].
@@ -71,10 +73,19 @@ impl Layer {
     /// # Panics
     /// If the input or the state does not fit the weights.
     pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
+        self.borrowed().forward(input, state)
+    }
+
+    /// The weights in `format`, for one step at a time.
+    pub fn step_weights(&self, format: WeightFormat) -> StepWeights {
+        self.borrowed().step_weights(format)
+    }
+
+    fn borrowed(&self) -> RecurrentLayer<'_> {
         match self {
-            Self::Lstm(layer) => layer.forward(input, state),
-            Self::Gru(layer) => layer.forward(input, state),
-            Self::Rnn(layer) => layer.forward(input, state),
+            Self::Lstm(layer) => layer.borrowed(),
+            Self::Gru(layer) => layer.borrowed(),
+            Self::Rnn(layer) => layer.borrowed(),
         }
     }
 }

@@ -126,3 +126,19 @@ impl fmt::Display for NotFinite {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_named_with_where_it_began() {
+        let surge = Some(("head.weight".to_owned(), 2, 19.4));
+        let broken = Some("embedding.weight".to_owned());
+        assert_eq!(
+            NotFinite { what: "gradient", step: 3, broken, surge }.to_string(),
+            "the gradient is not finite at step 3, in `embedding.weight`; the gradient of `head.weight` grew first: \
+             19 times its running mean at step 2"
+        );
+    }
+}

@@ -20,7 +20,7 @@ use super::step::{Learner, StepReport};
 use super::tensorboard::EventWriter;
 use crate::decode::{Generation, Sampler, prompt_tokens};
 use crate::files::write_atomic;
-use crate::models::{ArtefactError, LanguageModel, PrecisionKind, Provenance, TrainedModel};
+use crate::models::{ArtefactError, LanguageModel, LanguageModelStepper, PrecisionKind, Provenance, TrainedModel};
 use crate::optim::{Optimizer, Schedule, ScheduleState};
 use crate::tasks::{LanguageModelData, score_windows};
 use crate::text::name_unknown;
@@ -323,8 +323,9 @@ impl Trainer {
         let vocabulary = &self.data.vocabulary;
         let prompt = prompt_tokens(vocabulary, &config.prompt);
         let sampler = Sampler { temperature: config.temperature, top_k: config.top_k };
+        let stepper = LanguageModelStepper::new(model);
         let tokens: Vec<u32> =
-            Generation::new(model, prompt, sampler, self.recipe.seed, 0).take(config.tokens).collect();
+            Generation::new(&stepper, &prompt, sampler, self.recipe.seed, 0).take(config.tokens).collect();
         format!("{}{}", config.prompt, vocabulary.decode(&tokens))
     }
 

@@ -15,14 +15,17 @@ pub(super) enum Kind {
     Layer,
     /// A language model forward only, scoring every token
     Infer,
-    /// A language model that writes one text, each token sampled before the next
+    /// A language model that writes a text, or 64 at once, each token sampled before the next
     Generate,
 }
 
-/// The arithmetic of the matrix products.
+/// In what the factors of the matrix products are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Precision {
     F32,
+    Bf16,
+    /// Weights in 8 bits, for `generate`
+    Int8,
 }
 
 /// What one line of output is about.
@@ -53,12 +56,18 @@ pub(super) struct ModelShape {
 }
 
 const LSTM: CellKind = CellKind::Lstm;
+const GRU: CellKind = CellKind::Gru;
+const RNN: CellKind = CellKind::Rnn;
 
 /// Of [`Kind::Train`] and [`Kind::Infer`].
 const MODELS: &[Case] = &[
     case("lstm-h128", LSTM, [96, 128, 2], [32, 64]),
     case("lstm-h512", LSTM, [96, 512, 2], [64, 128]),
     case("lstm-h1024", LSTM, [96, 1024, 1], [64, 128]),
+    case("gru-h128", GRU, [96, 128, 2], [32, 64]),
+    case("gru-h512", GRU, [96, 512, 2], [64, 128]),
+    case("rnn-h128", RNN, [96, 128, 2], [32, 64]),
+    case("rnn-h512", RNN, [96, 512, 2], [64, 128]),
     case("ptb-small", LSTM, [10_000, 200, 2], [20, 20]),
     case("ptb-medium", LSTM, [10_000, 650, 2], [20, 35]),
     case("wikitext2-650", LSTM, [33_278, 650, 2], [20, 35]),
@@ -70,12 +79,24 @@ const LAYERS: &[Case] = &[
     case("lstm-h512-b64-t128", LSTM, [1, 512, 1], [64, 128]),
     case("lstm-h650-b20-t35", LSTM, [1, 650, 1], [20, 35]),
     case("lstm-h1024-b16-t100", LSTM, [1, 1024, 1], [16, 100]),
+    case("gru-h128-b32-t64", GRU, [1, 128, 1], [32, 64]),
+    case("gru-h256-b64-t100", GRU, [1, 256, 1], [64, 100]),
+    case("gru-h512-b64-t128", GRU, [1, 512, 1], [64, 128]),
+    case("gru-h650-b20-t35", GRU, [1, 650, 1], [20, 35]),
+    case("gru-h1024-b16-t100", GRU, [1, 1024, 1], [16, 100]),
+    case("rnn-h128-b32-t64", RNN, [1, 128, 1], [32, 64]),
+    case("rnn-h256-b64-t100", RNN, [1, 256, 1], [64, 100]),
+    case("rnn-h512-b64-t128", RNN, [1, 512, 1], [64, 128]),
+    case("rnn-h650-b20-t35", RNN, [1, 650, 1], [20, 35]),
+    case("rnn-h1024-b16-t100", RNN, [1, 1024, 1], [16, 100]),
 ];
 
 const TEXTS: &[Case] = &[
     case("lstm-h512", LSTM, [96, 512, 2], [1, 400]),
     case("lstm-h1024", LSTM, [96, 1024, 2], [1, 400]),
+    case("gru-h512", GRU, [96, 512, 2], [1, 400]),
     case("lstm-h650-v10k", LSTM, [10_000, 650, 2], [1, 400]),
+    case("lstm-h512-b64", LSTM, [96, 512, 2], [64, 400]),
 ];
 
 const fn case(
@@ -110,10 +131,17 @@ impl Kind {
 }
 
 impl Precision {
+    /// Whether this kind of work can be done so.
+    pub(super) fn serves(self, kind: Kind) -> bool {
+        self != Self::Int8 || kind == Kind::Generate
+    }
+
     /// The name on the command line and in JSON.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 }

@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use refrain::decode::{Generation, Sampler};
-use refrain::models::{LanguageModel, LanguageModelConfig};
+use refrain::decode::{Sampler, Streams};
+use refrain::kernels::WeightFormat;
+use refrain::models::{LanguageModel, LanguageModelConfig, LanguageModelStepper, PrecisionKind};
 use refrain::optim::{GradientSet, Optimizer, OptimizerConfig, OptimizerKind, joint_norm};
 use refrain::random::{Purpose, Random};
 
-use super::cases::{Case, Kind, ModelShape, Subject};
+use super::cases::{Case, Kind, ModelShape, Precision, Subject};
 use super::median;
 
 const SEED: u64 = 1;
@@ -30,43 +31,48 @@ pub(super) struct Timing {
 
 /// The models in use, made once: their initial weights take longer than many a case.
 #[derive(Debug, Default)]
-pub(super) struct Models(Vec<(ModelShape, LanguageModel)>);
+pub(super) struct Models(Vec<((ModelShape, PrecisionKind), LanguageModel)>);
 
 impl Models {
     /// A model of this shape, for training.
-    fn get(&mut self, shape: ModelShape) -> LanguageModel {
-        if let Some((_, model)) = self.0.iter().find(|(known, _)| *known == shape) {
+    fn get(&mut self, shape: ModelShape, precision: Precision) -> LanguageModel {
+        let precision = match precision {
+            Precision::F32 | Precision::Int8 => PrecisionKind::F32,
+            Precision::Bf16 => PrecisionKind::Bf16,
+        };
+        if let Some((_, model)) = self.0.iter().find(|(known, _)| *known == (shape, precision)) {
             return model.clone();
         }
         let config = LanguageModelConfig {
             cell: shape.cell,
+            precision,
             embedding_size: shape.hidden_size,
             hidden_size: shape.hidden_size,
             num_layers: shape.num_layers,
             ..LanguageModelConfig::default()
         };
         let model = config.init(shape.vocab_size, SEED, &Device::flex().autodiff());
-        self.0.push((shape, model.clone()));
+        self.0.push(((shape, precision), model.clone()));
         model
     }
 }
 
 /// Times the median of `repeats`.
 pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Timing {
-    let Subject { kind, ref case, .. } = *subject;
-    let model = models.get(case.model);
+    let Subject { kind, ref case, precision } = *subject;
+    let model = models.get(case.model, precision);
     let tokens = case.batch_size * case.seq_len;
     let weights = product_weights(&model, kind) as f64;
     let (passes, warm_up, bytes) = match kind {
         Kind::Train | Kind::Layer => (3.0, 2, None),
         Kind::Infer => (1.0, 2, None),
-        Kind::Generate => (1.0, 1, Some(weights * (size_of::<f32>() * case.seq_len) as f64)),
+        Kind::Generate => (1.0, 1, Some(weights * (bytes_of(precision) * case.seq_len) as f64)),
     };
     let mut step = match kind {
         Kind::Train => train(model, case),
         Kind::Layer => layer(model, case),
         Kind::Infer => infer(&model, case),
-        Kind::Generate => generate(&model, case),
+        Kind::Generate => generate(&model, case, precision),
     };
     for _ in 0..warm_up {
         step();
@@ -134,12 +140,26 @@ fn infer(model: &LanguageModel, case: &Case) -> Box<dyn FnMut()> {
     })
 }
 
-fn generate(model: &LanguageModel, case: &Case) -> Box<dyn FnMut()> {
-    let model = model.valid();
+/// Bytes of a weight while text is written.
+fn bytes_of(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+        Precision::Int8 => 1,
+    }
+}
+
+fn generate(model: &LanguageModel, case: &Case, precision: Precision) -> Box<dyn FnMut()> {
+    let format = match precision {
+        Precision::F32 => WeightFormat::F32,
+        Precision::Bf16 => WeightFormat::Bf16,
+        Precision::Int8 => WeightFormat::Int8,
+    };
+    let stepper = LanguageModelStepper::with_format(&model.valid(), format);
     let sampler = Sampler { temperature: 1.0, top_k: None };
-    let seq_len = case.seq_len;
+    let (streams, seq_len) = (case.batch_size as u64, case.seq_len);
     Box::new(move || {
-        let written = Generation::new(&model, vec![0], sampler, SEED, 0).take(seq_len);
+        let written = Streams::new(&stepper, &[0], sampler, SEED, 0..streams).take(seq_len);
         black_box(written.last());
     })
 }
@@ -157,7 +177,6 @@ fn tokens(case: &Case, index: u64, device: &Device) -> Tensor<2, Int> {
 mod tests {
     use refrain::models::CellKind;
 
-    use super::super::cases::Precision;
     use super::*;
 
     /// `flops` of `benches/peers/torch_speed.py`, times the passes of a kind.

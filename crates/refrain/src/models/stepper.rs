@@ -1,0 +1,148 @@
+//! A language model one token at a time, its weights prepared once.
+
+use burn::tensor::Tensor;
+use refrain_kernels::{Engine, Precision, RowMatrix, StepWeights, WeightFormat};
+
+use super::language_model::LanguageModel;
+use crate::nn::RecurrentState;
+
+/// Steps a language model for one stream or many; a stream's scores do not depend on those beside it, not by a bit.
+#[derive(Clone, Debug)]
+pub struct LanguageModelStepper {
+    /// `[vocab_size, embedding_size]`
+    embedding: Vec<f32>,
+    /// From the lowest up.
+    layers: Vec<StepWeights>,
+    head: RowMatrix,
+    head_bias: Vec<f32>,
+}
+
+/// What a stepper remembers of some streams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepperState {
+    /// By layer: hidden and cell state, `[streams, hidden_size]`, the latter empty for cells without.
+    layers: Vec<[Vec<f32>; 2]>,
+    streams: usize,
+}
+
+impl LanguageModelStepper {
+    /// The model's weights, in its own precision.
+    pub fn new(model: &LanguageModel) -> Self {
+        let format = match model.head.precision {
+            Precision::F32 => WeightFormat::F32,
+            Precision::Bf16 => WeightFormat::Bf16,
+        };
+        Self::with_format(model, format)
+    }
+
+    /// The model's weights in another format. Embeddings stay as they are: a token reads one row of them.
+    pub fn with_format(model: &LanguageModel, format: WeightFormat) -> Self {
+        let (head, head_bias) = model.head.rows(format);
+        Self {
+            embedding: values(model.embedding.weight.val()),
+            layers: model.recurrent.layers.iter().map(|layer| layer.step_weights(format)).collect(),
+            head,
+            head_bias,
+        }
+    }
+
+    /// Tokens that the model knows.
+    pub fn vocab_size(&self) -> usize {
+        self.head.rows()
+    }
+
+    /// The state of `streams` streams before their first token.
+    pub fn state(&self, streams: usize) -> StepperState {
+        let layer = |weights: &StepWeights| {
+            let hidden = vec![0.0; streams * weights.hidden_size()];
+            let cell_state = if weights.cell().has_cell_state() { hidden.clone() } else { Vec::new() };
+            [hidden, cell_state]
+        };
+        StepperState { layers: self.layers.iter().map(layer).collect(), streams }
+    }
+
+    /// The state that a pass over whole sequences has come to.
+    ///
+    /// # Panics
+    /// If it is not of as many layers.
+    pub fn state_of(&self, state: &[RecurrentState]) -> StepperState {
+        assert_eq!(state.len(), self.layers.len(), "a state of as many layers");
+        let layer = |state: &RecurrentState| {
+            [values(state.hidden.clone()), state.cell_state.clone().map(values).unwrap_or_default()]
+        };
+        let streams = state.first().map_or(0, |state| state.hidden.dims()[0]);
+        StepperState { layers: state.iter().map(layer).collect(), streams }
+    }
+
+    /// Reads one token of each stream: the scores of those that may follow, `[streams, vocab_size]`.
+    ///
+    /// # Panics
+    /// If there is not one token a stream, or one is none of the vocabulary.
+    pub fn step(&self, tokens: &[u32], state: &mut StepperState) -> Vec<f32> {
+        assert_eq!(tokens.len(), state.streams, "tokens for {} streams", state.streams);
+        let engine = Engine::current();
+        let embedding_size = self.layers.first().map_or(self.head.cols(), StepWeights::input_size);
+        let mut input = Vec::with_capacity(tokens.len() * embedding_size);
+        for &token in tokens {
+            assert!((token as usize) < self.vocab_size(), "token {token} of a vocabulary of {}", self.vocab_size());
+            input.extend_from_slice(&self.embedding[token as usize * embedding_size..][..embedding_size]);
+        }
+        let mut features = &input[..];
+        for (weights, [hidden, cell_state]) in self.layers.iter().zip(&mut state.layers) {
+            weights.step(&engine, features, hidden, cell_state);
+            features = hidden;
+        }
+        let mut scores = vec![0.0; tokens.len() * self.vocab_size()];
+        self.head.product(&engine, features, &self.head_bias, &mut scores);
+        scores
+    }
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("parameters are f32")
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::models::{CellKind, LanguageModelConfig};
+
+    #[test]
+    fn a_stream_has_the_same_scores_alone_and_beside_others() {
+        for cell in [CellKind::Lstm, CellKind::Gru, CellKind::Rnn] {
+            let config = LanguageModelConfig { cell, embedding_size: 19, hidden_size: 45, ..Default::default() };
+            let model = config.init(37, 3, &Device::flex());
+            for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
+                let stepper = LanguageModelStepper::with_format(&model, format);
+                let mut together = stepper.state(11);
+                let mut alone = stepper.state(1);
+                for step in 0..5 {
+                    let tokens: Vec<u32> = (0..11).map(|stream| (stream * 7 + step * 5) % 37).collect();
+                    let all = stepper.step(&tokens, &mut together);
+                    let one = stepper.step(&tokens[6..7], &mut alone);
+                    assert_eq!(all[6 * 37..7 * 37], one, "{cell:?} {format:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn coarser_weights_give_nearly_the_same_scores() {
+        let config = LanguageModelConfig { embedding_size: 32, hidden_size: 64, ..Default::default() };
+        let model = config.init(50, 3, &Device::flex());
+        let scores = |format| {
+            let stepper = LanguageModelStepper::with_format(&model, format);
+            let mut state = stepper.state(1);
+            (0..20).map(|token| stepper.step(&[token], &mut state)).next_back().expect("some steps")
+        };
+        let exact = scores(WeightFormat::F32);
+        let norm = |values: &[f32]| values.iter().map(|value| value * value).sum::<f32>().sqrt();
+        for (format, limit) in [(WeightFormat::Bf16, 0.01), (WeightFormat::Int8, 0.05)] {
+            let error: Vec<f32> = scores(format).iter().zip(&exact).map(|(a, b)| a - b).collect();
+            let error = norm(&error) / norm(&exact);
+            assert!(error > 0.0 && error < limit, "{format:?}: {error}");
+        }
+    }
+}
