@@ -228,7 +228,7 @@ fn packed_product(engine: &Engine, format: Format, a: MatRef, b: MatRef, start: 
 }
 
 /// Packs some terms of some columns of a matrix.
-fn pack_right(packing: Packing, to: &mut [u32], b: MatRef, terms: &Range<usize>, cols: &Range<usize>) {
+pub(crate) fn pack_right(packing: Packing, to: &mut [u32], b: MatRef, terms: &Range<usize>, cols: &Range<usize>) {
     if b.has_contiguous_rows() {
         packing.contiguous_lines(to, |k| b.row(terms.start + k, cols.clone()));
     } else {
@@ -238,7 +238,7 @@ fn pack_right(packing: Packing, to: &mut [u32], b: MatRef, terms: &Range<usize>,
 }
 
 /// Packs some terms of the rows of a tile.
-fn pack_left(packing: Packing, to: &mut [u32], a: MatRef, terms: &Range<usize>, rows: &Range<usize>) {
+pub(crate) fn pack_left(packing: Packing, to: &mut [u32], a: MatRef, terms: &Range<usize>, rows: &Range<usize>) {
     if a.has_contiguous_rows() {
         packing.contiguous_terms(to, |r| if r < rows.len() { a.row(rows.start + r, terms.clone()) } else { &[] });
     } else {

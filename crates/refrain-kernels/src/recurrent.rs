@@ -19,6 +19,7 @@ mod backward_plan;
 mod cell;
 mod forward;
 mod gru;
+mod int8;
 mod lanes;
 mod lstm;
 mod plan;
@@ -34,7 +35,7 @@ use crate::scratch::FreeList;
 use crate::shape::elements;
 use cell::Step;
 use plan::Plan;
-pub use stepper::{RowMatrix, StepWeights, WeightFormat};
+pub use stepper::{StepMatrix, StepWeights, WeightFormat};
 
 /// A recurrent cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

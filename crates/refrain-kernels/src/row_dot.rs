@@ -19,15 +19,7 @@ impl Weight for f32 {
     }
 }
 
-/// The bits of a bfloat16.
-impl Weight for u16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f32::from_bits(u32::from(self) << 16)
-    }
-}
-
-/// A step of the row's scale.
+/// A multiple of the row's step.
 impl Weight for i8 {
     #[inline(always)]
     fn widen(self) -> f32 {

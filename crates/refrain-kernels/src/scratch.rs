@@ -82,6 +82,19 @@ impl Scratch {
         // SAFETY: f32 and u32 have the same size and alignment, and any bits are a value of both.
         unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), floats.len()) }
     }
+
+    /// The packed factors in it.
+    pub(crate) fn words(&self) -> &[u32] {
+        let floats: &[f32] = self;
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), floats.len()) }
+    }
+}
+
+impl std::fmt::Debug for Scratch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Scratch({})", self.len)
+    }
 }
 
 impl Deref for Scratch {

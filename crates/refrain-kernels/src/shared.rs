@@ -29,6 +29,11 @@ impl<'a, T> SharedSlice<'a, T> {
         Self { data: slice.as_mut_ptr(), len: slice.len(), marker: PhantomData }
     }
 
+    /// A slice that is only read: of it nobody may ask for a part to write.
+    pub(crate) fn read_only(slice: &'a [T]) -> Self {
+        Self { data: slice.as_ptr().cast_mut(), len: slice.len(), marker: PhantomData }
+    }
+
     /// The part `start..start + len`, to write.
     ///
     /// # Safety

@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::format::{Encode, Precision, with_encoding};
 use crate::pool::Member;
 use crate::prefetch::prefetch_run;
+use crate::scratch::Scratch;
 use crate::shared::SharedSlice;
 use crate::tile::{Sums, TileProduct};
 
@@ -37,18 +38,114 @@ pub(super) fn forward<C: Step>(
         return;
     }
     let plan = Plan::new::<C>(engine, precision, shape);
-    with_encoding!(plan.format, E => TimeLoop::<C, E>::run(engine, plan, inputs, [output, last_cell_state], trace));
+    let layer = Layer { weight_ih: inputs.weight_ih, weight_hh: inputs.weight_hh, bias: inputs.bias };
+    let mut packed = PackedLayer::new::<C>(&plan, |len| engine.scratch(len));
+    let packed = packed.shared();
+    let state = Given { input: inputs.input, hidden: inputs.hidden, cell_state: inputs.cell_state };
+    with_encoding!(plan.format, E => {
+        TimeLoop::<C, E>::run(engine, plan, (packed, Some(layer)), state, [output, last_cell_state], trace);
+    });
 }
 
-struct TimeLoop<'a, C, E> {
+/// A layer's weights as they are.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub(super) weight_ih: &'a [f32],
+    pub(super) weight_hh: &'a [f32],
+    pub(super) bias: &'a [f32],
+}
+
+/// What a pass reads beside the weights, as [`SequenceInputs`].
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) input: &'a [f32],
+    pub(super) hidden: &'a [f32],
+    pub(super) cell_state: &'a [f32],
+}
+
+/// Room for a layer's packed weights.
+#[derive(Debug)]
+pub(super) struct PackedLayer {
+    /// By panel.
+    weight_ih: Scratch,
+    weight_hh: Scratch,
+    /// By panel and sum, one float for each unit of the panel.
+    bias: Scratch,
+}
+
+impl PackedLayer {
+    /// The packed weights, to read.
+    pub(super) fn packed(&self) -> SharedLayer<'_> {
+        SharedLayer {
+            weight_ih: SharedSlice::read_only(self.weight_ih.words()),
+            weight_hh: SharedSlice::read_only(self.weight_hh.words()),
+            bias: SharedSlice::read_only(&self.bias),
+        }
+    }
+
+    pub(super) fn new<C: Step>(plan: &Plan, make: impl Fn(usize) -> Scratch) -> Self {
+        Self {
+            weight_ih: make(plan.panels * plan.right(plan.shape.input_size).len()),
+            weight_hh: make(plan.panels * plan.right(plan.hidden_terms()).len()),
+            bias: make(plan.panels * C::SUMS * plan.units),
+        }
+    }
+
+    pub(super) fn shared(&mut self) -> SharedLayer<'_> {
+        SharedLayer {
+            weight_ih: SharedSlice::new(self.weight_ih.words_mut()),
+            weight_hh: SharedSlice::new(self.weight_hh.words_mut()),
+            bias: SharedSlice::new(&mut self.bias),
+        }
+    }
+}
+
+/// A layer's packed weights, whose panels are shared out while they are packed.
+#[derive(Clone, Copy)]
+pub(super) struct SharedLayer<'a> {
+    weight_ih: SharedSlice<'a, u32>,
+    weight_hh: SharedSlice<'a, u32>,
+    bias: SharedSlice<'a, f32>,
+}
+
+impl SharedLayer<'_> {
+    /// Packs one panel.
+    ///
+    /// # Safety
+    ///
+    /// The panel must be the calling member's alone.
+    pub(super) unsafe fn pack<C: Step>(&self, plan: &Plan, layer: Layer, panel: usize) {
+        let SequenceShape { input_size, hidden_size, .. } = plan.shape;
+        let units = plan.units(panel);
+        let row = |column: usize| {
+            let (gate, unit) = (column / plan.units, units.start + column % plan.units);
+            (gate < C::GATES && unit < units.end).then_some(gate * hidden_size + unit)
+        };
+        for (packed, weight, terms, padded) in [
+            (self.weight_ih, layer.weight_ih, input_size, input_size),
+            (self.weight_hh, layer.weight_hh, hidden_size, plan.hidden_terms()),
+        ] {
+            let packing = plan.right(padded);
+            // SAFETY: by contract.
+            let to = unsafe { packed.part_mut(panel * packing.len(), packing.len()) };
+            packing.contiguous_terms(to, |column| row(column).map_or(&[], |row| &weight[row * terms..][..terms]));
+        }
+        for sum in 0..C::SUMS {
+            // SAFETY: by contract.
+            let to = unsafe { self.bias.part_mut((panel * C::SUMS + sum) * plan.units, plan.units) };
+            to[..units.len()].copy_from_slice(&layer.bias[sum * hidden_size..][units.clone()]);
+            to[units.len()..].fill(0.0);
+        }
+    }
+}
+
+pub(super) struct TimeLoop<'a, C, E> {
     plan: Plan,
     chunks: Chunks,
-    inputs: SequenceInputs<'a>,
-    /// By panel.
-    packed_ih: SharedSlice<'a, u32>,
-    packed_hh: SharedSlice<'a, u32>,
-    /// By panel and sum, one float for each unit of the panel.
-    bias: SharedSlice<'a, f32>,
+    packed: SharedLayer<'a>,
+    /// What is still to be packed.
+    layer: Option<Layer<'a>>,
+    inputs: Given<'a>,
     /// The input of a chunk, by group of steps and row block.
     input: SharedSlice<'a, u32>,
     /// The hidden states before a step and after it, by row block.
@@ -95,18 +192,17 @@ impl Chunks {
 }
 
 impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
-    fn run(
+    /// Runs a pass with weights that are packed already, or by `layer` yet to be packed.
+    pub(super) fn run(
         engine: &Engine,
         plan: Plan,
-        inputs: SequenceInputs,
+        (packed, layer): (SharedLayer, Option<Layer>),
+        inputs: Given,
         [output, last_cell_state]: [&mut [f32]; 2],
         trace: Option<&mut SequenceTrace>,
     ) {
         let SequenceShape { batch_size, seq_len, input_size, hidden_size, .. } = plan.shape;
         let chunks = Chunks::new(&plan);
-        let mut packed_ih = engine.scratch(plan.panels * plan.right(input_size).len());
-        let mut packed_hh = engine.scratch(plan.panels * plan.right(plan.hidden_terms()).len());
-        let mut bias = engine.scratch(plan.panels * C::SUMS * plan.units);
         let groups = chunks.steps.div_ceil(chunks.group);
         let mut input = engine.scratch(groups * plan.row_blocks * plan.left(input_size).len());
         let mut hidden = engine.scratch(2 * plan.row_blocks * plan.left(plan.hidden_terms()).len());
@@ -122,10 +218,9 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         let time_loop = TimeLoop::<C, E> {
             plan,
             chunks,
+            packed,
+            layer,
             inputs,
-            packed_ih: SharedSlice::new(packed_ih.words_mut()),
-            packed_hh: SharedSlice::new(packed_hh.words_mut()),
-            bias: SharedSlice::new(&mut bias),
             input: SharedSlice::new(input.words_mut()),
             hidden: SharedSlice::new(hidden.words_mut()),
             kept: ring(SharedSlice::new(kept), kept_steps, C::SUMS),
@@ -168,30 +263,14 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
     }
 
-    /// Packs a member's share of the weights, the bias and the initial hidden states.
+    /// Packs a member's share of the weights and of the initial hidden states.
     fn prepare(&self, member: Member) {
         let Self { plan, inputs, .. } = self;
-        let SequenceShape { input_size, hidden_size, .. } = plan.shape;
-        for panel in member.share(plan.panels) {
-            let units = plan.units(panel);
-            let row = |column: usize| {
-                let (gate, unit) = (column / plan.units, units.start + column % plan.units);
-                (gate < C::GATES && unit < units.end).then_some(gate * hidden_size + unit)
-            };
-            for (packed, weight, terms, padded) in [
-                (self.packed_ih, inputs.weight_ih, input_size, input_size),
-                (self.packed_hh, inputs.weight_hh, hidden_size, plan.hidden_terms()),
-            ] {
-                let packing = plan.right(padded);
+        let hidden_size = plan.shape.hidden_size;
+        if let Some(layer) = self.layer {
+            for panel in member.share(plan.panels) {
                 // SAFETY: each panel is packed by one member, before the barrier.
-                let to = unsafe { packed.part_mut(panel * packing.len(), packing.len()) };
-                packing.contiguous_terms(to, |column| row(column).map_or(&[], |row| &weight[row * terms..][..terms]));
-            }
-            for sum in 0..C::SUMS {
-                // SAFETY: as above.
-                let to = unsafe { self.bias.part_mut((panel * C::SUMS + sum) * plan.units, plan.units) };
-                to[..units.len()].copy_from_slice(&inputs.bias[sum * hidden_size..][units.clone()]);
-                to[units.len()..].fill(0.0);
+                unsafe { self.packed.pack::<C>(plan, layer, panel) };
             }
         }
         let packing = plan.left(plan.hidden_terms());
@@ -296,7 +375,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                         rows: rows * group.len(),
                         blocks: plan.format.blocks(input_size),
                         left: self.input.pointer((index * plan.row_blocks + row_block) * left.len()),
-                        right: self.packed_ih.pointer(panel * right.len()),
+                        right: self.packed.weight_ih.pointer(panel * right.len()),
                     };
                     // SAFETY: the weights and the chunk's input are packed since the barrier.
                     unsafe { tiles.multiply(&product, sums) };
@@ -308,7 +387,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                             width: plan.tile.width,
                             units: plan.units,
                             // SAFETY: the biases are complete since the barrier.
-                            bias: unsafe { self.bias.part(panel * C::SUMS * plan.units, C::SUMS * plan.units) },
+                            bias: unsafe { self.packed.bias.part(panel * C::SUMS * plan.units, C::SUMS * plan.units) },
                             // SAFETY: the tile is this member's.
                             to: unsafe { self.kept_blocks(step, tile) },
                             cell: PhantomData,
@@ -353,7 +432,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             rows: rows.len(),
             blocks: plan.format.blocks(plan.hidden_terms()),
             left: hidden(step % 2),
-            right: self.packed_hh.pointer(panel * right.len()),
+            right: self.packed.weight_hh.pointer(panel * right.len()),
         };
         // SAFETY: the weights are packed, and the hidden states of the last step complete, since the barrier.
         unsafe { tiles.multiply(&product, &mut work.sums) };

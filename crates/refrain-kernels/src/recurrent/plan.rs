@@ -29,13 +29,16 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new<C: Step>(engine: &Engine, precision: Precision, shape: SequenceShape) -> Self {
-        let arch = engine.arch();
+        Self::with::<C>(engine.arch(), Format::new(engine.arch(), precision), shape)
+    }
+
+    pub(super) fn with<C: Step>(arch: Arch, format: Format, shape: SequenceShape) -> Self {
         // Three gates fill three vectors, two of which they would not fill evenly.
         let tile = TileShape::new(arch, if C::GATES == 3 { 3 } else { 2 });
         let units = tile.width / C::GATES;
         Self {
             arch,
-            format: Format::new(arch, precision),
+            format,
             shape,
             tile,
             units,

@@ -1,77 +1,92 @@
 //! One step of a layer at a time, for one stream or many, from weights that are prepared once.
 //!
-//! Each weight is read once a step, so memory is the limit: weights are kept in rows, in f32, bfloat16 or eight bits, and
+//! Each weight is read once a step, so for few streams memory is the limit: f32 is kept in four bytes a weight on every
+//! processor, whatever a pass over whole sequences would split it into; less in bfloat16; least in eight bits, which are
 //! widened to f32 on their way into the sums. A stream's numbers do not depend on how many are beside it: every sum is of one
-//! stream and one row of weights, always added up in the same order.
+//! stream and one column of weights, always added up in the same order.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use super::cell::Step;
+use super::forward::{Given, Layer, PackedLayer, TimeLoop};
+use super::int8::Int8Matrix;
 use super::lanes::Lanes;
-use super::{Cell, gru, lstm, rnn, with_cell};
-use crate::arch::{Kernel, MulAdd};
+use super::plan::Plan;
+use super::{Cell, SequenceShape, gru, lstm, rnn, with_cell};
+use crate::arch::{Arch, Isa, Kernel, MulAdd};
 use crate::engine::Engine;
-use crate::format::{Encode, EncodeBf16};
-use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS, Weight};
+use crate::format::{Format, with_encoding};
+use crate::gemm::{MatRef, Panels, Start, StoreTile, pack_left, pack_right};
+use crate::pack::{Packing, Side};
+use crate::row_dot::{MAX_INPUT_ROWS, WEIGHT_ROWS};
+use crate::scratch::{FreeList, Scratch};
 use crate::shape::elements;
 use crate::shared::SharedSlice;
+use crate::tile::{Sums, TileProduct, TileShape};
 
-/// Units that a member works on at a time.
+/// Units that a member works on at a time, of weights in eight bits.
 const UNITS: usize = 16;
-/// The greatest magnitude of eight bits.
-const INT8_MAX: f32 = 127.0;
 
-/// In what a [`RowMatrix`] keeps its weights.
+/// In what weights are kept for single steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightFormat {
     /// Four bytes.
     #[default]
     F32,
-    /// Two bytes, eight bits of them the number's.
+    /// Two bytes, eight bits of them the number's; inputs and states are rounded alike where they meet a weight.
     Bf16,
     /// One byte, and for each row the size of its step: its greatest weight is 127 of them.
     Int8,
 }
 
-/// A matrix kept by rows, for products with few vectors.
+impl WeightFormat {
+    /// The instruction set and the format of packed weights; none for eight bits.
+    fn packed(self, engine: &Engine) -> Option<(Arch, Format)> {
+        match (self, engine.isa()) {
+            // Three parts are six bytes to read where four will do.
+            (Self::F32, Isa::Amx) => Some((Arch::new(Isa::Avx512).unwrap_or(engine.arch()), Format::F32)),
+            (Self::F32, _) => Some((engine.arch(), Format::F32)),
+            (Self::Bf16, _) => Some((engine.arch(), Format::Bf16)),
+            (Self::Int8, _) => None,
+        }
+    }
+}
+
+/// A matrix, prepared for products with few vectors.
 #[derive(Clone, Debug)]
-pub struct RowMatrix {
+pub struct StepMatrix {
     rows: usize,
     cols: usize,
-    weights: Weights,
+    weights: MatrixWeights,
 }
 
 #[derive(Clone, Debug)]
-enum Weights {
-    F32(Vec<f32>),
-    Bf16(Vec<u16>),
-    Int8 { steps: Vec<i8>, scales: Vec<f32> },
+enum MatrixWeights {
+    /// By panel of rows.
+    Packed(Arch, Format, Arc<Scratch>),
+    Int8(Int8Matrix),
 }
 
-impl RowMatrix {
-    /// `data`, `[rows, cols]`, in another format.
+impl StepMatrix {
+    /// `data`, `[rows, cols]`, in a format.
     ///
     /// # Panics
     ///
     /// When `data` does not hold `rows * cols` floats.
-    pub fn new(format: WeightFormat, data: &[f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(Some(data.len()), elements(&[rows, cols]), "a matrix [{rows}, {cols}] over {} floats", data.len());
-        let weights = match format {
-            WeightFormat::F32 => Weights::F32(data.to_vec()),
-            WeightFormat::Bf16 => {
-                Weights::Bf16(data.iter().map(|&weight| EncodeBf16::term(EncodeBf16::take(&mut { weight }))).collect())
-            }
-            WeightFormat::Int8 => {
-                let scales: Vec<f32> = data
-                    .chunks_exact(cols.max(1))
-                    .map(|row| row.iter().fold(0.0f32, |most, weight| most.max(weight.abs())) / INT8_MAX)
-                    .collect();
-                let step = |(index, weight): (usize, &f32)| {
-                    let scale = scales[index / cols];
-                    if scale > 0.0 { (weight / scale).round() as i8 } else { 0 }
-                };
-                let steps = data.iter().enumerate().map(step).collect();
-                Weights::Int8 { steps, scales }
+    pub fn new(engine: &Engine, format: WeightFormat, data: &[f32], rows: usize, cols: usize) -> Self {
+        let matrix = MatRef::row_major(data, rows, cols);
+        let weights = match format.packed(engine) {
+            None => MatrixWeights::Int8(Int8Matrix::new(data, rows, cols)),
+            Some((arch, format)) => {
+                let shape = TileShape::new(arch, 2);
+                let panels = Panels { cols: rows, width: shape.width };
+                let packing = right(arch, format, shape, cols);
+                let mut packed = FreeList::default().scratch(panels.count() * packing.len());
+                for (panel, to) in packed.words_mut().chunks_exact_mut(packing.len().max(1)).enumerate() {
+                    pack_right(packing, to, matrix.transposed(), &(0..cols), &panels.cols(panel));
+                }
+                MatrixWeights::Packed(arch, format, Arc::new(packed))
             }
         };
         Self { rows, cols, weights }
@@ -100,70 +115,96 @@ impl RowMatrix {
         let count = out.len().checked_div(self.rows).unwrap_or(0);
         assert_eq!(Some(vectors.len()), elements(&[count, self.cols]), "vectors for [{count}, {}]", self.rows);
         assert!(out.len() == count * self.rows && bias.len() == self.rows, "a product [{count}, {}]", self.rows);
-        let members = engine.members_for_flops(2 * count * self.rows * self.cols);
-        let out = SharedSlice::new(out);
-        engine.run(members, |member| {
-            for group in member.share(self.rows.div_ceil(WEIGHT_ROWS)) {
-                let first = group * WEIGHT_ROWS;
-                let present = WEIGHT_ROWS.min(self.rows - first);
-                for first_vector in (0..count).step_by(MAX_INPUT_ROWS) {
-                    let vector = |i: usize| &vectors[(first_vector + i).min(count - 1) * self.cols..][..self.cols];
-                    let inputs: [&[f32]; MAX_INPUT_ROWS] = std::array::from_fn(vector);
-                    let rows = MAX_INPUT_ROWS.min(count - first_vector);
-                    let dots = self.dots(engine, &inputs[..rows], first);
-                    for (i, dots) in dots.iter().enumerate().take(rows) {
-                        // SAFETY: each group of rows belongs to one member.
-                        let out = unsafe { out.part_mut((first_vector + i) * self.rows + first, present) };
-                        for ((out, dot), bias) in out.iter_mut().zip(dots).zip(&bias[first..]) {
-                            *out = dot + bias;
-                        }
-                    }
-                }
-            }
-        });
-    }
-
-    /// The products of some vectors with four rows from `first` on; beyond the last row that one again.
-    #[inline]
-    fn dots(&self, engine: &Engine, inputs: &[&[f32]], first: usize) -> [[f32; WEIGHT_ROWS]; MAX_INPUT_ROWS] {
+        if count == 0 {
+            return;
+        }
         match &self.weights {
-            Weights::F32(weights) => self.dots_of(engine, weights, inputs, first),
-            Weights::Bf16(weights) => self.dots_of(engine, weights, inputs, first),
-            Weights::Int8 { steps, scales } => {
-                let mut dots = self.dots_of(engine, steps, inputs, first);
-                for dots in &mut dots {
-                    for (i, dot) in dots.iter_mut().enumerate() {
-                        *dot *= scales[(first + i).min(self.rows - 1)];
-                    }
-                }
-                dots
+            MatrixWeights::Int8(matrix) => matrix.product(engine, vectors, bias, out),
+            MatrixWeights::Packed(arch, format, packed) => {
+                self.packed_product(engine, (*arch, *format, packed), vectors, bias, out);
             }
         }
     }
 
-    fn dots_of<T: Weight>(
+    fn packed_product(
         &self,
         engine: &Engine,
-        weights: &[T],
-        inputs: &[&[f32]],
-        first: usize,
-    ) -> [[f32; WEIGHT_ROWS]; MAX_INPUT_ROWS] {
-        let row = |i: usize| &weights[(first + i).min(self.rows - 1) * self.cols..][..self.cols];
-        engine.kernel(RowDot { inputs, weights: std::array::from_fn(row) })
+        (arch, format, packed): (Arch, Format, &Scratch),
+        vectors: &[f32],
+        bias: &[f32],
+        out: &mut [f32],
+    ) {
+        let count = out.len() / self.rows;
+        let shape = TileShape::new(arch, 2);
+        let panels = Panels { cols: self.rows, width: shape.width };
+        let right = right(arch, format, shape, self.cols);
+        let left = Packing { side: Side::Left, lines: shape.rows, ..right };
+        let vectors = MatRef::row_major(vectors, count, self.cols);
+        let row_blocks = count.div_ceil(shape.rows);
+        let rows = |block: usize| block * shape.rows..((block + 1) * shape.rows).min(count);
+        let mut input = engine.scratch(row_blocks * left.len());
+        let (input, out) = (SharedSlice::new(input.words_mut()), SharedSlice::new(out));
+        let packed = SharedSlice::read_only(packed.words());
+        let members = engine.members_for_flops(2 * count * self.rows * self.cols).min(panels.count());
+        engine.run(members, |member| {
+            let tiles = arch.tiles();
+            let mut sums = Sums::new();
+            for block in member.share(row_blocks) {
+                // SAFETY: each block is packed by one member, before the barrier.
+                let to = unsafe { input.part_mut(block * left.len(), left.len()) };
+                pack_left(left, to, vectors, &(0..self.cols), &rows(block));
+            }
+            member.barrier();
+            for panel in member.share(panels.count()) {
+                let cols = panels.cols(panel);
+                for block in 0..row_blocks {
+                    let product = TileProduct {
+                        format,
+                        shape,
+                        rows: rows(block).len(),
+                        blocks: format.blocks(self.cols),
+                        left: input.pointer(block * left.len()),
+                        right: packed.pointer(panel * right.len()),
+                    };
+                    // SAFETY: the weights are packed, and the vectors since the barrier.
+                    unsafe { tiles.multiply(&product, &mut sums) };
+                    arch.run(StoreTile {
+                        sums: &sums,
+                        width: shape.width,
+                        rows: product.rows,
+                        cols: cols.len(),
+                        start: Start::Bias(&bias[cols.clone()]),
+                        out: out.pointer(rows(block).start * self.rows + cols.start),
+                        stride: self.rows,
+                    });
+                }
+            }
+        });
     }
 }
 
-/// A layer's weights, for one step at a time.
+/// The packing of a panel.
+fn right(arch: Arch, format: Format, shape: TileShape, terms: usize) -> Packing {
+    Packing { arch, format, side: Side::Right, lines: shape.width, terms }
+}
+
+/// A layer's weights, prepared for one step at a time.
 #[derive(Clone, Debug)]
 pub struct StepWeights {
     cell: Cell,
-    weight_ih: RowMatrix,
-    weight_hh: RowMatrix,
-    bias: Vec<f32>,
+    input_size: usize,
+    hidden_size: usize,
+    weights: LayerWeights,
+}
+
+#[derive(Clone, Debug)]
+enum LayerWeights {
+    Packed(Arch, Format, Arc<PackedLayer>),
+    Int8 { weight_ih: Int8Matrix, weight_hh: Int8Matrix, bias: Vec<f32> },
 }
 
 impl StepWeights {
-    /// The weights of a layer.
+    /// The weights of a layer, in a format.
     ///
     /// # Shapes
     ///
@@ -173,18 +214,41 @@ impl StepWeights {
     /// # Panics
     ///
     /// When these do not fit together.
-    pub fn new(cell: Cell, weight_ih: RowMatrix, weight_hh: RowMatrix, bias: Vec<f32>) -> Self {
-        let hidden_size = weight_hh.cols;
+    pub fn new(
+        engine: &Engine,
+        format: WeightFormat,
+        cell: Cell,
+        [weight_ih, weight_hh, bias]: [&[f32]; 3],
+        hidden_size: usize,
+    ) -> Self {
         let gates = cell.num_gates() * hidden_size;
-        assert!(
-            weight_ih.rows == gates && weight_hh.rows == gates && bias.len() == cell.num_biases() * hidden_size,
-            "{cell:?} weights [{}, {}] and [{}, {hidden_size}] with a bias of {}",
-            weight_ih.rows,
-            weight_ih.cols,
-            weight_hh.rows,
-            bias.len()
-        );
-        Self { cell, weight_ih, weight_hh, bias }
+        let input_size = weight_ih.len().checked_div(gates).unwrap_or(0);
+        let sizes = [weight_ih.len(), weight_hh.len(), bias.len()];
+        let expected = [gates * input_size, gates * hidden_size, cell.num_biases() * hidden_size];
+        assert_eq!(sizes, expected, "{cell:?} weights of {hidden_size} units");
+        let weights = match format.packed(engine) {
+            None => LayerWeights::Int8 {
+                weight_ih: Int8Matrix::new(weight_ih, gates, input_size),
+                weight_hh: Int8Matrix::new(weight_hh, gates, hidden_size),
+                bias: bias.to_vec(),
+            },
+            Some((arch, format)) => {
+                let shape = SequenceShape { cell, batch_size: 1, seq_len: 1, input_size, hidden_size };
+                let layer = Layer { weight_ih, weight_hh, bias };
+                let packed = with_cell!(cell, C => {
+                    let plan = Plan::with::<C>(arch, format, shape);
+                    let mut packed = PackedLayer::new::<C>(&plan, |len| FreeList::default().scratch(len));
+                    let shared = packed.shared();
+                    for panel in 0..plan.panels {
+                        // SAFETY: nobody else has them.
+                        unsafe { shared.pack::<C>(&plan, layer, panel) };
+                    }
+                    packed
+                });
+                LayerWeights::Packed(arch, format, Arc::new(packed))
+            }
+        };
+        Self { cell, input_size, hidden_size, weights }
     }
 
     /// The cell.
@@ -194,12 +258,12 @@ impl StepWeights {
 
     /// Features of the input.
     pub fn input_size(&self) -> usize {
-        self.weight_ih.cols
+        self.input_size
     }
 
     /// Hidden units.
     pub fn hidden_size(&self) -> usize {
-        self.weight_hh.cols
+        self.hidden_size
     }
 
     /// One step of some streams, whose states are overwritten.
@@ -212,27 +276,59 @@ impl StepWeights {
     ///
     /// When a slice does not have its shape.
     pub fn step(&self, engine: &Engine, input: &[f32], hidden: &mut [f32], cell_state: &mut [f32]) {
-        let (input_size, hidden_size) = (self.input_size(), self.hidden_size());
+        let Self { cell, input_size, hidden_size, .. } = *self;
         let streams = hidden.len().checked_div(hidden_size).unwrap_or(0);
         assert_eq!(hidden.len(), streams * hidden_size, "a hidden state of {} for {hidden_size} units", hidden.len());
         assert_eq!(input.len(), streams * input_size, "input for {streams} streams of {input_size}");
-        let cells = if self.cell.has_cell_state() { hidden.len() } else { 0 };
+        let cells = if cell.has_cell_state() { hidden.len() } else { 0 };
         assert_eq!(cell_state.len(), cells, "a cell state for {streams} streams of {hidden_size} units");
-        with_cell!(self.cell, C => self.step_of::<C>(engine, streams, input, hidden, cell_state));
+        if streams == 0 {
+            return;
+        }
+        let mut before = engine.scratch(hidden.len());
+        before.copy_from_slice(hidden);
+        match &self.weights {
+            LayerWeights::Packed(arch, format, packed) => {
+                let shape = SequenceShape { cell, batch_size: streams, seq_len: 1, input_size, hidden_size };
+                let mut cells_before = engine.scratch(cell_state.len());
+                cells_before.copy_from_slice(cell_state);
+                let state = Given { input, hidden: &before, cell_state: &cells_before };
+                with_cell!(cell, C => {
+                    let plan = Plan::with::<C>(*arch, *format, shape);
+                    with_encoding!(*format, E => {
+                        let weights = (packed.packed(), None);
+                        TimeLoop::<C, E>::run(engine, plan, weights, state, [hidden, cell_state], None);
+                    });
+                });
+            }
+            LayerWeights::Int8 { weight_ih, weight_hh, bias } => {
+                let layer = Int8Layer { weight_ih, weight_hh, bias, hidden_size };
+                with_cell!(cell, C => layer.step::<C>(engine, (input, &before), hidden, cell_state));
+            }
+        }
     }
+}
 
-    fn step_of<C: Step>(
+/// A layer whose weights are kept in rows of eight bits.
+struct Int8Layer<'a> {
+    weight_ih: &'a Int8Matrix,
+    weight_hh: &'a Int8Matrix,
+    bias: &'a [f32],
+    hidden_size: usize,
+}
+
+impl Int8Layer<'_> {
+    fn step<C: Step>(
         &self,
         engine: &Engine,
-        streams: usize,
-        input: &[f32],
+        (input, before): (&[f32], &[f32]),
         hidden: &mut [f32],
         cell_state: &mut [f32],
     ) {
-        let (input_size, hidden_size) = (self.input_size(), self.hidden_size());
-        let mut before = engine.scratch(hidden.len());
-        before.copy_from_slice(hidden);
-        let before = &before[..];
+        let hidden_size = self.hidden_size;
+        let streams = hidden.len() / hidden_size;
+        let input_size = input.len() / streams;
+        let has_cell_state = !cell_state.is_empty();
         let (hidden, cell_state) = (SharedSlice::new(hidden), SharedSlice::new(cell_state));
         let blocks = hidden_size.div_ceil(UNITS);
         let flops = 2 * C::GATES * hidden_size * (input_size + hidden_size) * streams;
@@ -271,7 +367,6 @@ impl StepWeights {
                             }
                         }
                     }
-                    let has_cell_state = self.cell.has_cell_state();
                     for (i, row) in rows.clone().enumerate() {
                         let start = row * hidden_size + units.start;
                         // SAFETY: each unit belongs to one member.

@@ -1,7 +1,7 @@
 //! A language model one token at a time, its weights prepared once.
 
 use burn::tensor::Tensor;
-use refrain_kernels::{Engine, Precision, RowMatrix, StepWeights, WeightFormat};
+use refrain_kernels::{Engine, Precision, StepMatrix, StepWeights, WeightFormat};
 
 use super::language_model::LanguageModel;
 use crate::nn::RecurrentState;
@@ -13,7 +13,7 @@ pub struct LanguageModelStepper {
     embedding: Vec<f32>,
     /// From the lowest up.
     layers: Vec<StepWeights>,
-    head: RowMatrix,
+    head: StepMatrix,
     head_bias: Vec<f32>,
 }
 
@@ -37,7 +37,7 @@ impl LanguageModelStepper {
 
     /// The model's weights in another format. Embeddings stay as they are: a token reads one row of them.
     pub fn with_format(model: &LanguageModel, format: WeightFormat) -> Self {
-        let (head, head_bias) = model.head.rows(format);
+        let (head, head_bias) = model.head.step_matrix(format);
         Self {
             embedding: values(model.embedding.weight.val()),
             layers: model.recurrent.layers.iter().map(|layer| layer.step_weights(format)).collect(),

@@ -3,11 +3,11 @@
 use burn::backend::Dispatch;
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
-use refrain_kernels::{Precision, RowMatrix, WeightFormat};
+use refrain_kernels::{Engine, Precision, StepMatrix, WeightFormat};
 
 use super::Initializer;
 use super::fused::FusedOps;
-use super::recurrent::row_matrix;
+use super::recurrent::values;
 
 /// Configuration of a [`Linear`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +51,10 @@ pub struct Linear {
 
 impl Linear {
     /// The weight in `format` and the bias, for products with few rows.
-    pub fn rows(&self, format: WeightFormat) -> (RowMatrix, Vec<f32>) {
-        let bias = self.bias.val().into_data().try_into_vec().expect("parameters are f32");
-        (row_matrix(&self.weight, format), bias)
+    pub fn step_matrix(&self, format: WeightFormat) -> (StepMatrix, Vec<f32>) {
+        let [rows, cols] = self.weight.dims();
+        let weight = values(self.weight.val());
+        (StepMatrix::new(&Engine::current(), format, &weight, rows, cols), values(self.bias.val()))
     }
 
     /// The outputs themselves.

@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use refrain_kernels::{Cell, Precision, RowMatrix, StepWeights, WeightFormat};
+use refrain_kernels::{Cell, Engine, Precision, StepWeights, WeightFormat};
 
 use super::fused::{CellState, FusedOps, RecurrentSequence};
 
@@ -30,12 +30,9 @@ impl RecurrentState {
     }
 }
 
-/// A weight in `format`, for products with few rows.
-pub(super) fn row_matrix(weight: &Param<Tensor<2>>, format: WeightFormat) -> RowMatrix {
-    let weight = weight.val();
-    let [rows, cols] = weight.dims();
-    let values: Vec<f32> = weight.into_data().try_into_vec().expect("parameters are f32");
-    RowMatrix::new(format, &values, rows, cols)
+/// A parameter's numbers.
+pub(super) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("parameters are f32")
 }
 
 /// A layer of any cell, borrowed from the module that owns its parameters.
@@ -50,8 +47,10 @@ pub(super) struct RecurrentLayer<'a> {
 impl RecurrentLayer<'_> {
     /// As [`Layer::step_weights`](super::Layer::step_weights).
     pub(super) fn step_weights(self, format: WeightFormat) -> StepWeights {
-        let bias = self.bias.val().into_data().try_into_vec().expect("parameters are f32");
-        StepWeights::new(self.cell, row_matrix(self.weight_ih, format), row_matrix(self.weight_hh, format), bias)
+        let [_, hidden_size] = self.weight_hh.dims();
+        let (weight_ih, weight_hh, bias) =
+            (values(self.weight_ih.val()), values(self.weight_hh.val()), values(self.bias.val()));
+        StepWeights::new(&Engine::current(), format, self.cell, [&weight_ih, &weight_hh, &bias], hidden_size)
     }
 
     /// Shapes and panics as every layer's `forward` documents them.

@@ -1,0 +1,77 @@
+//! Matrices in eight bits a weight.
+
+use crate::engine::Engine;
+use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS};
+use crate::shared::SharedSlice;
+
+/// The greatest magnitude of eight bits.
+const MOST: f32 = 127.0;
+
+/// Rows of weights as multiples of a step, each row with its own.
+#[derive(Clone, Debug)]
+pub(super) struct Int8Matrix {
+    rows: usize,
+    cols: usize,
+    /// `[rows, cols]`
+    multiples: Vec<i8>,
+    /// `[rows]`
+    steps: Vec<f32>,
+}
+
+impl Int8Matrix {
+    /// The nearest multiples; a row's greatest weight is 127 steps.
+    pub(super) fn new(data: &[f32], rows: usize, cols: usize) -> Self {
+        let greatest = |row: &[f32]| row.iter().fold(0.0f32, |most, weight| most.max(weight.abs()));
+        let steps: Vec<f32> = data.chunks_exact(cols.max(1)).map(|row| greatest(row) / MOST).collect();
+        let multiple = |(index, weight): (usize, &f32)| {
+            let step = steps[index / cols];
+            if step > 0.0 { (weight / step).round() as i8 } else { 0 }
+        };
+        let multiples = data.iter().enumerate().map(multiple).collect();
+        Self { rows, cols, multiples, steps }
+    }
+
+    /// As [`StepMatrix::product`](super::StepMatrix::product).
+    pub(super) fn product(&self, engine: &Engine, vectors: &[f32], bias: &[f32], out: &mut [f32]) {
+        let count = out.len() / self.rows;
+        let members = engine.members_for_flops(2 * count * self.rows * self.cols);
+        let out = SharedSlice::new(out);
+        engine.run(members, |member| {
+            for group in member.share(self.rows.div_ceil(WEIGHT_ROWS)) {
+                let first = group * WEIGHT_ROWS;
+                let present = WEIGHT_ROWS.min(self.rows - first);
+                for first_vector in (0..count).step_by(MAX_INPUT_ROWS) {
+                    let vector = |i: usize| &vectors[(first_vector + i).min(count - 1) * self.cols..][..self.cols];
+                    let inputs: [&[f32]; MAX_INPUT_ROWS] = std::array::from_fn(vector);
+                    let rows = MAX_INPUT_ROWS.min(count - first_vector);
+                    let dots = self.dots(engine, &inputs[..rows], first);
+                    for (i, dots) in dots.iter().enumerate().take(rows) {
+                        // SAFETY: each group of rows belongs to one member.
+                        let out = unsafe { out.part_mut((first_vector + i) * self.rows + first, present) };
+                        for ((out, dot), bias) in out.iter_mut().zip(dots).zip(&bias[first..]) {
+                            *out = dot + bias;
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// The products of some vectors with four rows from `first` on; beyond the last row that one again.
+    pub(super) fn dots(
+        &self,
+        engine: &Engine,
+        inputs: &[&[f32]],
+        first: usize,
+    ) -> [[f32; WEIGHT_ROWS]; MAX_INPUT_ROWS] {
+        let index = |i: usize| (first + i).min(self.rows - 1);
+        let row = |i: usize| &self.multiples[index(i) * self.cols..][..self.cols];
+        let mut dots = engine.kernel(RowDot { inputs, weights: std::array::from_fn(row) });
+        for dots in &mut dots {
+            for (i, dot) in dots.iter_mut().enumerate() {
+                *dot *= self.steps[index(i)];
+            }
+        }
+        dots
+    }
+}
