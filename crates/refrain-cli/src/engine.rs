@@ -14,9 +14,10 @@ pub(crate) struct EngineArgs {
     /// The result is the same to the byte with any number.
     #[arg(long, value_name = "N", help_heading = "Computing", value_parser = at_least_one)]
     threads: Option<NonZeroUsize>,
-    /// Instruction set of the kernels: auto, avx512, avx2 or portable
+    /// Instruction set of the kernels: auto, amx, avx512, avx2 or portable
     ///
-    /// auto takes the fastest that this processor has. Results differ between instruction sets in the last bits.
+    /// auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest that this processor has. Results
+    /// differ between instruction sets in the last bits.
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Computing")]
     kernel: String,
 }
@@ -32,7 +33,11 @@ impl EngineArgs {
         let supported = Isa::supported();
         let names: Vec<&str> = supported.iter().map(|isa| isa.name()).collect();
         let (isa, why) = if self.kernel == "auto" {
-            (Isa::detect(), format!("the fastest of {} on this processor", names.join(", ")))
+            let isa = Isa::from_environment()
+                .map_err(|error| Usage::error(error.to_string(), format!("this processor has {}", names.join(", "))))?;
+            let asked = std::env::var_os("REFRAIN_ISA").is_some();
+            let fastest = || format!("the fastest of {} on this processor", names.join(", "));
+            (isa, if asked { "asked for by REFRAIN_ISA".to_owned() } else { fastest() })
         } else {
             let isa = self.kernel.parse().ok().filter(|isa| supported.contains(isa)).ok_or_else(|| {
                 Usage::error(

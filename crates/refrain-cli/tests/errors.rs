@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use insta::assert_snapshot;
-use support::{Scratch, names, outcome, shakespeare};
+use support::{Scratch, names, outcome, shakespeare, transcript};
 
 #[test]
 fn a_corpus_that_cannot_be_read_is_named() {
@@ -209,6 +209,24 @@ fn a_mistake_in_the_arguments_is_named() {
     error: --kernel neon2: this processor does not have it
     ");
     assert!(machine.ends_with("portable, or let `auto` choose\n"), "{machine}");
+}
+
+#[test]
+fn the_environment_chooses_an_instruction_set_that_there_is() {
+    let scratch = Scratch::with_recipe();
+    let with = |isa: &str| {
+        let mut command = scratch.refrain("train recipe.toml --run-dir run --set train.max-steps=1 --threads 1");
+        transcript(&command.env("REFRAIN_ISA", isa).output().expect("the command starts"))
+    };
+    let (error, machine) =
+        with("neon2").split_once("hint: ").map(|(a, b)| (a.to_owned(), b.to_owned())).expect("a hint");
+    assert_snapshot!(error, @"
+    exit status: 1
+    [stderr]
+    error: REFRAIN_ISA: unknown instruction set `neon2`; one of amx, avx512, avx2, portable is expected
+    ");
+    assert!(machine.ends_with("portable\n"), "{machine}");
+    assert!(with("portable").contains("1 thread, kernel portable (asked for by REFRAIN_ISA)"));
 }
 
 #[test]

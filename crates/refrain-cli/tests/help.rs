@@ -96,10 +96,10 @@ fn help_names_every_default_of_training() {
               The result is the same to the byte with any number.
 
           --kernel <NAME>
-              Instruction set of the kernels: auto, avx512, avx2 or portable
+              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the fastest that this processor has. Results differ between instruction sets in
-              the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
+              that this processor has. Results differ between instruction sets in the last bits.
 
               [default: auto]
     ");
@@ -173,10 +173,10 @@ fn help_names_every_default_of_generation() {
               The result is the same to the byte with any number.
 
           --kernel <NAME>
-              Instruction set of the kernels: auto, avx512, avx2 or portable
+              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the fastest that this processor has. Results differ between instruction sets in
-              the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
+              that this processor has. Results differ between instruction sets in the last bits.
 
               [default: auto]
     ");
@@ -220,10 +220,10 @@ fn help_names_every_argument_of_the_other_commands() {
               The result is the same to the byte with any number.
 
           --kernel <NAME>
-              Instruction set of the kernels: auto, avx512, avx2 or portable
+              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the fastest that this processor has. Results differ between instruction sets in
-              the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
+              that this processor has. Results differ between instruction sets in the last bits.
 
               [default: auto]
     ");
@@ -362,10 +362,10 @@ fn help_says_what_every_column_of_a_benchmark_means() {
               The result is the same to the byte with any number.
 
           --kernel <NAME>
-              Instruction set of the kernels: auto, avx512, avx2 or portable
+              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the fastest that this processor has. Results differ between instruction sets in
-              the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
+              that this processor has. Results differ between instruction sets in the last bits.
 
               [default: auto]
     ");

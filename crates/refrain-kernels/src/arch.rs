@@ -38,6 +38,20 @@ pub struct ParseIsaError {
     name: String,
 }
 
+/// `REFRAIN_ISA` names what cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentIsaError {
+    /// It is no instruction set.
+    #[error("REFRAIN_ISA: {0}")]
+    Unknown(#[from] ParseIsaError),
+    /// The machine lacks it.
+    #[error("REFRAIN_ISA: this machine does not have {isa}")]
+    Unsupported {
+        /// The instruction set.
+        isa: Isa,
+    },
+}
+
 impl Isa {
     /// All instruction sets, best first.
     const ALL: [Self; 4] = [Self::Amx, Self::Avx512, Self::Avx2, Self::Portable];
@@ -45,6 +59,18 @@ impl Isa {
     /// The best instruction set that this machine can run.
     pub fn detect() -> Self {
         Self::ALL.into_iter().find(|isa| isa.is_supported()).unwrap_or(Self::Portable)
+    }
+
+    /// The instruction set named by the environment variable `REFRAIN_ISA`, by which tests and users choose one for a whole
+    /// process; the best one where it is not set.
+    ///
+    /// # Errors
+    ///
+    /// When it names no instruction set, or one that this machine lacks.
+    pub fn from_environment() -> Result<Self, EnvironmentIsaError> {
+        let Ok(name) = std::env::var("REFRAIN_ISA") else { return Ok(Self::detect()) };
+        let isa: Self = name.parse()?;
+        if isa.is_supported() { Ok(isa) } else { Err(EnvironmentIsaError::Unsupported { isa }) }
     }
 
     /// The instruction sets that this machine can run, best first.

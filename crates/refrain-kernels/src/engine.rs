@@ -91,11 +91,12 @@ impl Engine {
         self.team.num_threads()
     }
 
-    /// The engine of the process, made on first use: the best instruction set and all processors of the affinity mask.
+    /// The engine of the process, made on first use: the instruction set of [`Isa::from_environment`] and all processors of
+    /// the affinity mask.
     ///
     /// # Panics
     ///
-    /// When the system refuses even the thread-less team, which it cannot.
+    /// When `REFRAIN_ISA` names what cannot be used.
     pub fn current() -> Arc<Self> {
         if let Some(engine) = &*CURRENT.read().unwrap_or_else(PoisonError::into_inner) {
             return Arc::clone(engine);
@@ -103,8 +104,9 @@ impl Engine {
         let mut current = CURRENT.write().unwrap_or_else(PoisonError::into_inner);
         let engine = current.get_or_insert_with(|| {
             let num_threads = std::thread::available_parallelism().map_or(1, usize::from);
-            let engine = Self::new(Isa::detect(), num_threads).or_else(|_| Self::new(Isa::detect(), 1));
-            Arc::new(engine.expect("a detected instruction set and one thread are always there"))
+            let isa = Isa::from_environment().unwrap_or_else(|error| panic!("{error}"));
+            let engine = Self::new(isa, num_threads).or_else(|_| Self::new(isa, 1));
+            Arc::new(engine.expect("a supported instruction set and one thread are always there"))
         });
         Arc::clone(engine)
     }

@@ -54,7 +54,7 @@ mod tile;
 
 pub use activation::{exp, sigmoid, tanh};
 pub use allocator::keep_freed_memory;
-pub use arch::{Bf16Support, Isa, ParseIsaError};
+pub use arch::{Bf16Support, EnvironmentIsaError, Isa, ParseIsaError};
 pub use column_sums::column_sums;
 pub use cross_entropy::{LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
 pub use dropout::{DropoutKey, dropout};
