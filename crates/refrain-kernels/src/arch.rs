@@ -1,7 +1,8 @@
 //! Instruction sets, and the one way to run code compiled for one of them.
 //!
-//! A micro-kernel is written once over plain arrays (see `Kernel`) and instantiated inside one `#[target_feature]`
-//! wrapper per instruction set. Adding an instruction set is one file beside these and one arm in `Arch::run`.
+//! Element-wise code is written once over plain arrays (see `Kernel`) and instantiated inside one `#[target_feature]` wrapper per
+//! instruction set. Adding an instruction set is one file beside these, its arms here (lanes, rows of a tile), and the vectors
+//! of its sums in `tile::dot` with their arms in `tile`.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -240,7 +241,7 @@ impl Arch {
         unsafe { avx512::run_bf16(kernel) }
     }
 
-    /// Readies the calling thread for tiles.
+    /// Readies the calling thread for tiles, until what comes back is dropped: of these there must be one a thread at a time.
     pub(crate) fn tiles(self) -> Tiles {
         #[cfg(target_arch = "x86_64")]
         if self.isa == Isa::Amx {

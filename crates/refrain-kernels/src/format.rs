@@ -111,16 +111,16 @@ impl Encode for EncodeF32 {
     }
 }
 
-/// The two formats of bfloat16, which differ in the number of parts.
+/// The two formats of bfloat16, which differ in the number of parts and in what becomes of the greatest floats.
 macro_rules! encode_bf16 {
-    ($encode:ty, $format:expr) => {
+    ($encode:ty, $format:expr, $rounded:ident) => {
         impl Encode for $encode {
             const FORMAT: Format = $format;
             type Term = u16;
 
             #[inline(always)]
             fn take(rest: &mut f32) -> u32 {
-                let bits = rounded(*rest);
+                let bits = $rounded(*rest);
                 *rest -= f32::from_bits(bits);
                 bits
             }
@@ -138,8 +138,8 @@ macro_rules! encode_bf16 {
     };
 }
 
-encode_bf16!(EncodeBf16, Format::Bf16);
-encode_bf16!(EncodeSplit, Format::Split);
+encode_bf16!(EncodeBf16, Format::Bf16, rounded);
+encode_bf16!(EncodeSplit, Format::Split, rounded_to_finite);
 
 /// [`Encode::take`] for an array.
 #[inline(always)]
@@ -177,6 +177,14 @@ fn rounded(x: f32) -> u32 {
     let bits = x.to_bits();
     let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     (if x.is_nan() { bits | QUIET } else { nearest }) & 0xffff_0000
+}
+
+/// The same, but of a number the greatest bfloat16 where the nearest were infinity: what is left has parts of its own.
+#[inline(always)]
+fn rounded_to_finite(x: f32) -> u32 {
+    const INFINITY: u32 = 0x7f80_0000;
+    let nearest = rounded(x);
+    if nearest & 0x7fff_ffff == INFINITY { x.to_bits() & 0xffff_0000 } else { nearest }
 }
 
 /// Calls a function that is generic over the encoding of a format.
@@ -228,6 +236,7 @@ mod tests {
     fn three_parts_are_the_whole() {
         for i in 0..20_000u32 {
             let x = f32::from_bits(0x3000_0000 + i.wrapping_mul(0x9e37_79b9) % 0x1fff_ffff);
+            let x = if i == 0 { f32::MAX } else { x };
             let parts = parts::<EncodeSplit>(x);
             assert_eq!((parts[0] + (parts[1] + parts[2])).to_bits(), x.to_bits(), "{x} = {parts:?}");
         }

@@ -108,6 +108,8 @@ pub enum Beta {
 
 /// `out = a · b`, or `out += a · b`.
 ///
+/// Few rows with a transposed `b` are multiplied in f32 whatever the precision: reading `b` is all their work.
+///
 /// # Shapes
 ///
 /// `a` `[m, k]`, `b` `[k, n]`, `out` `[m, n]`.

@@ -21,7 +21,8 @@ impl<T> Copy for SharedSlice<'_, T> {}
 
 // SAFETY: it stands for a `&mut [T]` whose parts are used by one thread at a time, by the contract of its unsafe methods.
 unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
-// SAFETY: as above; nothing can be read or written through it without those methods.
+// SAFETY: as above; what is read or written through it goes by those methods or by the pointers that it gives, whose users
+// make the same promise.
 unsafe impl<T: Send + Sync> Sync for SharedSlice<'_, T> {}
 
 impl<'a, T> SharedSlice<'a, T> {
@@ -29,7 +30,7 @@ impl<'a, T> SharedSlice<'a, T> {
         Self { data: slice.as_mut_ptr(), len: slice.len(), marker: PhantomData }
     }
 
-    /// A slice that is only read: of it nobody may ask for a part to write.
+    /// A slice that is only read: nobody may write through it, neither by a part nor by a pointer.
     pub(crate) fn read_only(slice: &'a [T]) -> Self {
         Self { data: slice.as_ptr().cast_mut(), len: slice.len(), marker: PhantomData }
     }

@@ -74,14 +74,15 @@ impl Tiles {
     ///
     /// # Safety
     ///
-    /// The factors must be readable for the product's blocks, the left one for the rows of its shape.
+    /// The factors must be readable for the product's blocks, the left one for the rows of its shape, and be packed in the
+    /// product's format, which must be one of this instruction set.
     pub(crate) unsafe fn multiply(&self, product: &TileProduct, sums: &mut Sums) {
         let arch = self.arch();
         debug_assert!(product.rows <= product.shape.rows && product.shape.rows <= MAX_ROWS);
         match (arch.isa(), product.format) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: having `Tiles` means that this thread's are configured; the rest by contract.
-            (Isa::Amx, _) => unsafe { amx(product, sums) },
+            (Isa::Amx, Format::Bf16 | Format::Split) => unsafe { amx(product, sums) },
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Format::Bf16) if arch.bf16() == Bf16Support::Avx512 => {
                 arch.run_bf16(Multiply::<dot::Avx512Bf16>::new(product, sums));
@@ -89,13 +90,14 @@ impl Tiles {
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Format::Bf16) => arch.run(Multiply::<dot::Avx512Emulated>::new(product, sums)),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, _) => arch.run(Multiply::<dot::Avx512F32>::new(product, sums)),
+            (Isa::Avx512, Format::F32) => arch.run(Multiply::<dot::Avx512F32>::new(product, sums)),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx2, Format::Bf16) => arch.run(Multiply::<dot::Avx2Emulated>::new(product, sums)),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => arch.run(Multiply::<dot::Avx2F32>::new(product, sums)),
-            (_, Format::Bf16) => arch.run(Multiply::<dot::PortableEmulated>::new(product, sums)),
-            _ => arch.run(Multiply::<dot::PortableF32>::new(product, sums)),
+            (Isa::Avx2, Format::F32) => arch.run(Multiply::<dot::Avx2F32>::new(product, sums)),
+            (Isa::Portable, Format::Bf16) => arch.run(Multiply::<dot::PortableEmulated>::new(product, sums)),
+            (Isa::Portable, Format::F32) => arch.run(Multiply::<dot::PortableF32>::new(product, sums)),
+            (isa, format) => unreachable!("{isa} does not multiply factors in {format:?}"),
         }
     }
 }

@@ -4,11 +4,12 @@
 //! f32 (see [`crate::format`]) and still run at more than twice the speed of f32 instructions.
 
 use std::arch::asm;
-use std::sync::OnceLock;
 
 /// Whether the processor has bfloat16 tiles and the system lets this process use them.
 #[cfg(all(target_os = "linux", not(miri)))]
 pub(super) fn is_allowed() -> bool {
+    use std::sync::OnceLock;
+
     static ALLOWED: OnceLock<bool> = OnceLock::new();
     *ALLOWED.get_or_init(|| {
         /// Leaf 7, edx.
@@ -164,7 +165,7 @@ macro_rules! three_vectors {
     };
 }
 
-/// The sums of a tile to memory, `$row` the distance of its halves and `$vectors` those of a row.
+/// The sums of a tile to memory: one half of its rows or both, of two or three vectors.
 macro_rules! stores {
     (1, 2) => {
         "tilestored [{c} + {sb}], tmm0\n tilestored [{c} + {sb} + 64], tmm1\n"
@@ -230,7 +231,7 @@ pub(crate) enum Parts {
 /// # Safety
 ///
 /// The thread must have [configured](configure) its tiles; `left` and `right` be readable for the blocks, the left ones of 32
-/// rows; `sums` be writable.
+/// rows and in the layout of `parts`; `sums` be writable for all that is written.
 pub(crate) unsafe fn multiply(
     (rows, vectors, parts): (usize, usize, Parts),
     blocks: usize,

@@ -120,7 +120,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         let mut packed_ih = engine.scratch(input_panels * plan.right(plan.input_gradients).len());
         let mut rows = engine.scratch((plan.chunk_steps + 1) * plan.forward.row_blocks * plan.left().len());
         let mut columns = engine.scratch(plan.gradients * plan.panels * plan.columns(plan.chunk_steps).len());
-        let mut state = engine.scratch(plan.tiles() * plan.tile.width * plan.tile.rows);
+        let mut state = engine.scratch(plan.tiles() * plan.state_len());
         let mut bias = engine.scratch(plan.forward.row_blocks * plan.gradients * plan.padded);
         let sizes = [(out.weight_ih, input_size), (out.weight_hh, hidden_size)];
         let gradients = [plan.input_gradients, plan.recurrent_gradients];
@@ -237,7 +237,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     /// The tile must be the calling member's, and its blocks not be borrowed elsewhere.
     #[expect(clippy::mut_from_ref, reason = "a part of what the members share out among them")]
     unsafe fn state_blocks(&self, tile: usize) -> &mut [f32] {
-        let len = self.plan.tile.width * self.plan.tile.rows;
+        let len = self.plan.state_len();
         // SAFETY: by contract.
         unsafe { self.state.part_mut(tile * len, len) }
     }
@@ -261,7 +261,8 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         // SAFETY: the tile is this member's.
         let state = unsafe { self.state_blocks(tile) };
         state.fill(0.0);
-        if let Some(grad) = source.grad.last_cell_state {
+        let has_cell_state = plan.forward.shape.cell.has_cell_state();
+        if let Some(grad) = source.grad.last_cell_state.filter(|_| has_cell_state) {
             let (units, hidden_size) = (plan.forward.units, plan.forward.shape.hidden_size);
             for unit in self.units(panel) {
                 let (sub, u) = ((unit - panel * plan.tile.width) / units, unit % units);
@@ -332,8 +333,12 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             format: plan.forward.format,
             shape: plan.tile,
             rows: plan.forward.rows(row_block).len(),
-            // Nothing comes from after the last step.
-            blocks: if step == plan.forward.shape.seq_len { 0 } else { plan.forward.format.blocks(terms) },
+            // Nothing comes from after the last step, and a panel of padding is not even packed.
+            blocks: if step == plan.forward.shape.seq_len || self.units(panel).is_empty() {
+                0
+            } else {
+                plan.forward.format.blocks(terms)
+            },
             left: self.rows_of(step, row_block).wrapping_add(plan.recurrent_start()),
             right: self.packed_hh.pointer(panel * plan.right(plan.recurrent_gradients).len()),
         }

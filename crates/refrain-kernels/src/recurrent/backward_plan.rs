@@ -46,13 +46,19 @@ impl BackwardPlan {
             gradients: C::GRADIENTS.len(),
             input_gradients: C::INPUT_GATES.len(),
             recurrent_gradients: C::RECURRENT_GATES.len(),
-            chunk_steps: (CHUNK_TERMS / padded_batch).clamp(1, seq_len),
+            // Few sequences take as much room as half a tile of them.
+            chunk_steps: (CHUNK_TERMS / padded_batch.max(tile.rows / 2)).clamp(1, seq_len),
             padded_batch,
         }
     }
 
     pub(super) fn tiles(&self) -> usize {
         self.panels * self.forward.row_blocks
+    }
+
+    /// Floats of the gradient of a tile's state: the blocks of its forward panels.
+    pub(super) fn state_len(&self) -> usize {
+        self.tile.width / self.forward.units * self.forward.block_len()
     }
 
     /// The gradients of a row block as rows.

@@ -283,7 +283,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             packing.contiguous_terms(before, |r| {
                 if r < rows.len() { &inputs.hidden[(rows.start + r) * hidden_size..][..hidden_size] } else { &[] }
             });
-            // Terms beyond the last unit are never written again.
+            // Terms beyond the last panel are never written again.
             after.fill(0);
         }
     }

@@ -21,8 +21,10 @@ pub(super) struct Int8Matrix {
 impl Int8Matrix {
     /// The nearest multiples; a row's greatest weight is 127 steps.
     pub(super) fn new(data: &[f32], rows: usize, cols: usize) -> Self {
-        let greatest = |row: &[f32]| row.iter().fold(0.0f32, |most, weight| most.max(weight.abs()));
-        let steps: Vec<f32> = data.chunks_exact(cols.max(1)).map(|row| greatest(row) / MOST).collect();
+        // What is not a number stays so, in the step.
+        let greater = |most: f32, weight: &f32| if most.is_nan() || weight.abs() <= most { most } else { weight.abs() };
+        let greatest = |row: usize| data[row * cols..][..cols].iter().fold(0.0f32, greater);
+        let steps: Vec<f32> = (0..rows).map(|row| greatest(row) / MOST).collect();
         let multiple = |(index, weight): (usize, &f32)| {
             let step = steps[index / cols];
             if step > 0.0 { (weight / step).round() as i8 } else { 0 }

@@ -73,9 +73,10 @@ impl Plan {
         self.panels * self.units
     }
 
-    /// Floats of a block: one for every unit and sequence that a tile may have.
+    /// Floats of a block: one for every unit and sequence of the largest row block, in whole vectors.
     pub(super) fn block_len(&self) -> usize {
-        self.tile.rows * self.units
+        let most_rows = 2 * self.shape.batch_size.div_ceil(2).div_ceil(self.row_blocks.max(1));
+        (most_rows.min(self.tile.rows) * self.units).next_multiple_of(self.arch.lanes())
     }
 
     /// Floats of the blocks of all tiles of a step, `count` for each.

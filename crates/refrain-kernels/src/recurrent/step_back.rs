@@ -8,7 +8,6 @@ use super::lanes::{Block, Lanes, MAX_BLOCK};
 use super::step::{LeftRows, Terms};
 use crate::arch::{Kernel, MulAdd};
 use crate::format::{BLOCK_WORDS, Encode, words};
-use crate::pack::MAX_LINES;
 use crate::tile::{Sums, sum_of};
 
 /// The gradients of a tile.
@@ -182,7 +181,6 @@ fn hidden_gradient<const U: usize, const N: usize>(
 /// The packed columns must have these terms, and they be no other thread's.
 #[inline(always)]
 unsafe fn write_columns<E: Encode, const N: usize>(rows: &[f32], count: usize, columns: *mut u32, first_term: usize) {
-    debug_assert!(N <= MAX_LINES);
     let rows = &rows.as_chunks::<N>().0[..count];
     for (index, pair) in rows.chunks(E::TERMS).enumerate() {
         let (first, second) = (&pair[0], if pair.len() == 2 { &pair[1] } else { &[0.0; N] });

@@ -45,7 +45,7 @@ impl WeightFormat {
     fn packed(self, engine: &Engine) -> Option<(Arch, Format)> {
         match (self, engine.isa()) {
             // Three parts are six bytes to read where four will do.
-            (Self::F32, Isa::Amx) => Some((Arch::new(Isa::Avx512).unwrap_or(engine.arch()), Format::F32)),
+            (Self::F32, Isa::Amx) => Some((Arch::new(Isa::Avx512).expect("AMX comes with AVX-512"), Format::F32)),
             (Self::F32, _) => Some((engine.arch(), Format::F32)),
             (Self::Bf16, _) => Some((engine.arch(), Format::Bf16)),
             (Self::Int8, _) => None,
