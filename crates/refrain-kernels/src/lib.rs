@@ -7,7 +7,7 @@
 //! | [`engine`] | an instruction set plus a team plus recycled scratch memory: the argument of every kernel |
 //! | [`gemm`], [`column_sums`](mod@column_sums) | products of matrices, large and small, and sums of columns |
 //! | `format`, `pack`, `tile` | in what factors are kept, how they are rearranged, and the micro-kernels that multiply them |
-//! | [`recurrent`] | whole sequences of LSTM, GRU and RNN, forward and backward |
+//! | [`recurrent`] | whole sequences of LSTM, GRU and RNN, forward and backward, and single steps |
 //! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies without holding the logits |
 //! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
 //! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |

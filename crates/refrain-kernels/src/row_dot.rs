@@ -1,6 +1,7 @@
 //! Products with few rows, straight from row-major weights: one pass over the weights and no packing.
 
 use crate::arch::{Kernel, MulAdd};
+use crate::engine::Engine;
 
 /// Weight rows per call.
 pub(crate) const WEIGHT_ROWS: usize = 4;
@@ -53,6 +54,34 @@ impl<T: Weight> Kernel for RowDot<'_, T> {
         }
         dots
     }
+}
+
+/// Shares the products of all input rows with all weight rows out among the team, by groups of weight rows.
+///
+/// `sizes` are the input rows, their length and the weight rows; `dots(inputs, first)` gives the products of some input rows
+/// with the weight rows from `first` on, and `put(row, first, dots)` takes those of one of them that are there.
+pub(crate) fn share_dots<'a>(
+    engine: &Engine,
+    [input_rows, len, weight_rows]: [usize; 3],
+    input: impl Fn(usize) -> &'a [f32] + Sync,
+    dots: impl Fn(&[&[f32]], usize) -> [[f32; WEIGHT_ROWS]; MAX_INPUT_ROWS] + Sync,
+    put: impl Fn(usize, usize, &[f32]) + Sync,
+) {
+    let members = engine.members_for_flops(2 * input_rows * len.max(1) * weight_rows);
+    engine.run(members, |member| {
+        for group in member.share(weight_rows.div_ceil(WEIGHT_ROWS)) {
+            let first = group * WEIGHT_ROWS;
+            let present = WEIGHT_ROWS.min(weight_rows - first);
+            for first_row in (0..input_rows).step_by(MAX_INPUT_ROWS) {
+                let rows = first_row..(first_row + MAX_INPUT_ROWS).min(input_rows);
+                let inputs: [&[f32]; MAX_INPUT_ROWS] =
+                    std::array::from_fn(|i| input((first_row + i).min(input_rows - 1)));
+                for (row, dots) in rows.clone().zip(dots(&inputs[..rows.len()], first)) {
+                    put(row, first, &dots[..present]);
+                }
+            }
+        }
+    });
 }
 
 #[inline(always)]

@@ -219,11 +219,6 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
     }
 
-    /// The panel and the row block of a tile.
-    fn position(&self, tile: usize) -> (usize, usize) {
-        (tile / self.plan.forward.row_blocks, tile % self.plan.forward.row_blocks)
-    }
-
     /// The units of a panel that are there.
     fn units(&self, panel: usize) -> Range<usize> {
         let (width, hidden_size) = (self.plan.tile.width, self.plan.forward.shape.hidden_size);
@@ -257,7 +252,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
 
     fn start_tile(&self, tile: usize) {
         let Self { plan, source, .. } = self;
-        let (panel, row_block) = self.position(tile);
+        let (panel, row_block) = self.plan.forward.position(tile);
         // SAFETY: the tile is this member's.
         let state = unsafe { self.state_blocks(tile) };
         state.fill(0.0);
@@ -348,7 +343,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     fn tile(&self, tiles: &Tiles, work: &mut Work<E>, steps: &Range<usize>, step: usize, tile: usize) {
         let Self { plan, source, .. } = self;
         let SequenceShape { seq_len, hidden_size, .. } = plan.forward.shape;
-        let (panel, row_block) = self.position(tile);
+        let (panel, row_block) = self.plan.forward.position(tile);
         let (rows, units) = (plan.forward.rows(row_block), self.units(panel));
         let subpanels = plan.tile.width / plan.forward.units;
         let block_len = plan.forward.block_len();
@@ -533,7 +528,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     fn initial_states(&self, tiles: &Tiles, sums: &mut Sums, tile: usize) {
         let plan = &self.plan;
         let hidden_size = plan.forward.shape.hidden_size;
-        let (panel, row_block) = self.position(tile);
+        let (panel, row_block) = self.plan.forward.position(tile);
         let units = self.units(panel);
         if units.is_empty() {
             return;

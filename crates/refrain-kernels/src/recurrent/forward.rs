@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::format::{Encode, Precision, with_encoding};
 use crate::pool::Member;
 use crate::prefetch::prefetch_run;
-use crate::scratch::Scratch;
+use crate::scratch::{FreeList, Scratch};
 use crate::shared::SharedSlice;
 use crate::tile::{Sums, TileProduct};
 
@@ -39,7 +39,7 @@ pub(super) fn forward<C: Step>(
     }
     let plan = Plan::new::<C>(engine, precision, shape);
     let layer = Layer { weight_ih: inputs.weight_ih, weight_hh: inputs.weight_hh, bias: inputs.bias };
-    let mut packed = PackedLayer::new::<C>(&plan, |len| engine.scratch(len));
+    let mut packed = PackedLayer::new::<C>(&plan, engine.free_list());
     let packed = packed.shared();
     let state = Given { input: inputs.input, hidden: inputs.hidden, cell_state: inputs.cell_state };
     with_encoding!(plan.format, E => {
@@ -83,14 +83,16 @@ impl PackedLayer {
         }
     }
 
-    pub(super) fn new<C: Step>(plan: &Plan, make: impl Fn(usize) -> Scratch) -> Self {
+    /// Room for the weights of a plan, not yet packed.
+    pub(super) fn new<C: Step>(plan: &Plan, home: &FreeList) -> Self {
         Self {
-            weight_ih: make(plan.panels * plan.right(plan.shape.input_size).len()),
-            weight_hh: make(plan.panels * plan.right(plan.hidden_terms()).len()),
-            bias: make(plan.panels * C::SUMS * plan.units),
+            weight_ih: home.scratch(plan.panels * plan.right(plan.shape.input_size).len()),
+            weight_hh: home.scratch(plan.panels * plan.right(plan.hidden_terms()).len()),
+            bias: home.scratch(plan.panels * C::SUMS * plan.units),
         }
     }
 
+    /// The room, to pack into.
     pub(super) fn shared(&mut self) -> SharedLayer<'_> {
         SharedLayer {
             weight_ih: SharedSlice::new(self.weight_ih.words_mut()),

@@ -1,7 +1,7 @@
 //! Matrices in eight bits a weight.
 
 use crate::engine::Engine;
-use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS};
+use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS, share_dots};
 use crate::shared::SharedSlice;
 
 /// The greatest magnitude of eight bits.
@@ -36,27 +36,20 @@ impl Int8Matrix {
     /// As [`StepMatrix::product`](super::StepMatrix::product).
     pub(super) fn product(&self, engine: &Engine, vectors: &[f32], bias: &[f32], out: &mut [f32]) {
         let count = out.len() / self.rows;
-        let members = engine.members_for_flops(2 * count * self.rows * self.cols);
         let out = SharedSlice::new(out);
-        engine.run(members, |member| {
-            for group in member.share(self.rows.div_ceil(WEIGHT_ROWS)) {
-                let first = group * WEIGHT_ROWS;
-                let present = WEIGHT_ROWS.min(self.rows - first);
-                for first_vector in (0..count).step_by(MAX_INPUT_ROWS) {
-                    let vector = |i: usize| &vectors[(first_vector + i).min(count - 1) * self.cols..][..self.cols];
-                    let inputs: [&[f32]; MAX_INPUT_ROWS] = std::array::from_fn(vector);
-                    let rows = MAX_INPUT_ROWS.min(count - first_vector);
-                    let dots = self.dots(engine, &inputs[..rows], first);
-                    for (i, dots) in dots.iter().enumerate().take(rows) {
-                        // SAFETY: each group of rows belongs to one member.
-                        let out = unsafe { out.part_mut((first_vector + i) * self.rows + first, present) };
-                        for ((out, dot), bias) in out.iter_mut().zip(dots).zip(&bias[first..]) {
-                            *out = dot + bias;
-                        }
-                    }
+        share_dots(
+            engine,
+            [count, self.cols, self.rows],
+            |vector| &vectors[vector * self.cols..][..self.cols],
+            |inputs, first| self.dots(engine, inputs, first),
+            |vector, first, dots| {
+                // SAFETY: each group of rows belongs to one member.
+                let out = unsafe { out.part_mut(vector * self.rows + first, dots.len()) };
+                for ((out, dot), bias) in out.iter_mut().zip(dots).zip(&bias[first..]) {
+                    *out = dot + bias;
                 }
-            }
-        });
+            },
+        );
     }
 
     /// The products of some vectors with four rows from `first` on; beyond the last row that one again.

@@ -237,7 +237,7 @@ impl StepWeights {
                 let layer = Layer { weight_ih, weight_hh, bias };
                 let packed = with_cell!(cell, C => {
                     let plan = Plan::with::<C>(arch, format, shape);
-                    let mut packed = PackedLayer::new::<C>(&plan, |len| FreeList::default().scratch(len));
+                    let mut packed = PackedLayer::new::<C>(&plan, &FreeList::default());
                     let shared = packed.shared();
                     for panel in 0..plan.panels {
                         // SAFETY: nobody else has them.

@@ -7,7 +7,7 @@ use super::artefact::{Artefact, ArtefactError, NamedTensor};
 use super::config::{CellKind, LanguageModelConfig};
 use crate::nn::{
     Cell, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, Initializer, LayerConfig, Linear,
-    LinearConfig, LstmConfig, Nonlinearity, RecurrentState, RnnConfig, Stack, StackConfig,
+    LinearConfig, LstmConfig, Nonlinearity, RecurrentState, RnnConfig, Stack, StackConfig, values,
 };
 use crate::parameter_path::ParameterPath;
 
@@ -168,10 +168,8 @@ impl ModuleVisitor for Reader {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let data = param.val().into_data();
         let shape = param.val().dims().to_vec();
-        let values = data.try_into_vec::<f32>().expect("parameters are f32");
-        self.tensors.push(NamedTensor { name: self.path.to_string(), shape, values });
+        self.tensors.push(NamedTensor { name: self.path.to_string(), shape, values: values(param.val()) });
     }
 }
 

@@ -1,10 +1,9 @@
 //! A language model one token at a time, its weights prepared once.
 
-use burn::tensor::Tensor;
 use refrain_kernels::{Engine, Precision, StepMatrix, StepWeights, WeightFormat};
 
 use super::language_model::LanguageModel;
-use crate::nn::RecurrentState;
+use crate::nn::{RecurrentState, values};
 
 /// Steps a language model for one stream or many; a stream's scores do not depend on those beside it, not by a bit.
 #[derive(Clone, Debug)]
@@ -96,10 +95,6 @@ impl LanguageModelStepper {
         self.head.product(&engine, features, &self.head_bias, &mut scores);
         scores
     }
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("parameters are f32")
 }
 
 #[cfg(test)]

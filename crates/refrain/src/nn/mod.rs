@@ -18,6 +18,7 @@ pub use init::Initializer;
 pub use linear::{Linear, LinearConfig};
 pub use lstm::{Lstm, LstmConfig};
 pub use recurrent::RecurrentState;
+pub(crate) use recurrent::values;
 pub use refrain_kernels::{Cell, Precision};
 pub use rnn::{Nonlinearity, Rnn, RnnConfig};
 pub use stack::{Layer, LayerConfig, Stack, StackConfig};

@@ -30,9 +30,9 @@ impl RecurrentState {
     }
 }
 
-/// A parameter's numbers.
-pub(super) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("parameters are f32")
+/// A tensor's numbers.
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("parameters and states are f32")
 }
 
 /// A layer of any cell, borrowed from the module that owns its parameters.
