@@ -139,7 +139,7 @@ macro_rules! encode_bf16 {
 }
 
 encode_bf16!(EncodeBf16, Format::Bf16, rounded);
-encode_bf16!(EncodeSplit, Format::Split, rounded_to_finite);
+encode_bf16!(EncodeSplit, Format::Split, near);
 
 /// [`Encode::take`] for an array.
 #[inline(always)]
@@ -179,12 +179,15 @@ fn rounded(x: f32) -> u32 {
     (if x.is_nan() { bits | QUIET } else { nearest }) & 0xffff_0000
 }
 
-/// The same, but of a number the greatest bfloat16 where the nearest were infinity: what is left has parts of its own.
+/// A bfloat16 that is no farther than the nearest, and finite if `x` is. What is left has parts of its own, so that of two
+/// equally near ones either will do.
 #[inline(always)]
-fn rounded_to_finite(x: f32) -> u32 {
-    const INFINITY: u32 = 0x7f80_0000;
-    let nearest = rounded(x);
-    if nearest & 0x7fff_ffff == INFINITY { x.to_bits() & 0xffff_0000 } else { nearest }
+fn near(x: f32) -> u32 {
+    const HALF: u32 = 0x8000;
+    /// From there on the nearest is infinity. NaN and infinity are among them.
+    const GREAT: u32 = 0x7f7f_8000;
+    let bits = x.to_bits();
+    (if bits & 0x7fff_ffff < GREAT { bits + HALF } else { bits }) & 0xffff_0000
 }
 
 /// Calls a function that is generic over the encoding of a format.

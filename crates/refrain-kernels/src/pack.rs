@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 
 use crate::arch::{Arch, Kernel, MulAdd};
 use crate::format::{BLOCK_WORDS, Encode, Format, with_encoding, words};
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_run};
 
 /// The most lines of a block.
 pub(crate) const MAX_LINES: usize = 48;
@@ -50,6 +50,12 @@ impl Packing {
     }
 }
 
+/// Words of 16 lines, line by line or word by word.
+type Square = [[u32; BLOCK_WORDS]; BLOCK_WORDS];
+
+/// Lines of a square.
+const LINES: usize = BLOCK_WORDS;
+
 struct PackTerms<'a, E, F> {
     packing: Packing,
     to: &'a mut [u32],
@@ -62,68 +68,31 @@ impl<'a, E: Encode, F: Fn(usize) -> &'a [f32]> Kernel for PackTerms<'_, E, F> {
 
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
-        let lines = self.packing.lines;
+        let Packing { lines, side, .. } = self.packing;
         let block_terms = E::FORMAT.block_terms();
         let from: [&[f32]; MAX_LINES] = std::array::from_fn(|l| if l < lines { (self.line)(l) } else { &[] });
+        let mut words_of = [[[0; BLOCK_WORDS]; LINES]; 3];
         for (block, to) in self.to.chunks_exact_mut(E::FORMAT.block_len(lines)).enumerate() {
             let start = block * block_terms;
-            match self.packing.side {
-                Side::Left => {
-                    for (l, from) in from.iter().enumerate().take(lines) {
-                        words_of_terms::<E>(from.get(start..).unwrap_or(&[]), |part, words| {
-                            to[(part * lines + l) * BLOCK_WORDS..][..BLOCK_WORDS].copy_from_slice(words);
-                        });
-                    }
+            for first in (0..lines).step_by(LINES) {
+                for l in 0..LINES.min(lines - first) {
+                    let from = from[first + l];
+                    // The next blocks come from as many places as there are lines: too many to be foreseen.
+                    prefetch(from.as_ptr().wrapping_add(start + block_terms));
+                    prefetch(from.as_ptr().wrapping_add(start + block_terms * 3 / 2));
+                    let (even, odd) = pairs::<E, W>(from.get(start..).unwrap_or(&[]));
+                    words::<E, BLOCK_WORDS>(even, odd, |part, words| words_of[part][l] = *words);
                 }
-                Side::Right => {
-                    for four in (0..lines).step_by(4) {
-                        let mut words = [[[0; BLOCK_WORDS]; 3]; 4];
-                        for (words, from) in words.iter_mut().zip(&from[four..four + 4]) {
-                            // The next blocks come from as many places as there are lines: too many to be foreseen.
-                            prefetch(from.as_ptr().wrapping_add(start + block_terms));
-                            prefetch(from.as_ptr().wrapping_add(start + block_terms * 3 / 2));
-                            words_of_terms::<E>(from.get(start..).unwrap_or(&[]), |part, from| words[part] = *from);
-                        }
-                        for part in 0..E::PARTS {
-                            for square in (0..BLOCK_WORDS).step_by(4) {
-                                let rows = words.each_ref().map(|words| four_of(&words[part], square));
-                                for (w, column) in transpose_square(rows).iter().enumerate() {
-                                    let to = &mut to[(part * BLOCK_WORDS + square + w) * lines + four..];
-                                    to[..4].copy_from_slice(column);
-                                }
-                            }
-                        }
+                for (part, words) in words_of.iter_mut().enumerate().take(E::PARTS) {
+                    let to = &mut to[part * BLOCK_WORDS * lines..(part + 1) * BLOCK_WORDS * lines];
+                    if side == Side::Right {
+                        transpose::<W>(words);
                     }
+                    put(words, side, lines, first, to);
                 }
             }
         }
     }
-}
-
-/// Four words from `start` on.
-#[inline(always)]
-fn four_of(words: &[u32], start: usize) -> [u32; 4] {
-    let words = &words[start..start + 4];
-    [words[0], words[1], words[2], words[3]]
-}
-
-/// The words of a block of one line, part by part.
-#[inline(always)]
-fn words_of_terms<E: Encode>(from: &[f32], put: impl FnMut(usize, &[u32; BLOCK_WORDS])) {
-    let mut terms = [0.0; 2 * BLOCK_WORDS];
-    let block_terms = E::FORMAT.block_terms();
-    // Twice, so that the common case has a constant length.
-    if from.len() >= block_terms {
-        terms[..block_terms].copy_from_slice(&from[..block_terms]);
-    } else {
-        terms[..from.len()].copy_from_slice(from);
-    }
-    let (mut first, mut second) = ([0.0; BLOCK_WORDS], [0.0; BLOCK_WORDS]);
-    for w in 0..BLOCK_WORDS {
-        first[w] = terms[w * E::TERMS];
-        second[w] = terms[w * E::TERMS + E::TERMS - 1];
-    }
-    words::<E, BLOCK_WORDS>(first, second, put);
 }
 
 struct PackLines<'a, E, F> {
@@ -139,104 +108,188 @@ impl<'a, E: Encode, F: Fn(usize) -> &'a [f32]> Kernel for PackLines<'_, E, F> {
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
         let Packing { lines, terms, side, .. } = self.packing;
+        let mut words_of = [[[0; LINES]; BLOCK_WORDS]; 3];
+        let block_terms = E::FORMAT.block_terms();
         let term = |k: usize| if k < terms { (self.term)(k) } else { &[] };
-        let mut words_of_block = [[0; BLOCK_WORDS * MAX_LINES]; 3];
-        for (block, to) in self.to.chunks_exact_mut(E::FORMAT.block_len(lines)).enumerate() {
-            for w in 0..BLOCK_WORDS {
-                let k = block * E::FORMAT.block_terms() + w * E::TERMS;
-                let first = padded(term(k), lines);
-                let second = if E::TERMS == 2 { padded(term(k + 1), lines) } else { first };
-                for group in 0..lines.div_ceil(GROUP) {
-                    let lines_left = lines - group * GROUP;
-                    words::<E, GROUP>(first[group], second[group], |part, words| {
-                        let start = w * lines + group * GROUP;
-                        let to = match side {
-                            Side::Left => &mut words_of_block[part][start..],
-                            Side::Right => &mut to[part * BLOCK_WORDS * lines + start..],
-                        };
-                        // Twice, so that the common case has a constant length.
-                        if lines_left >= GROUP {
-                            to[..GROUP].copy_from_slice(words);
-                        } else {
-                            to[..lines_left].copy_from_slice(&words[..lines_left]);
-                        }
-                    });
-                }
-            }
-            if side == Side::Left {
-                for (words, to) in words_of_block.iter().zip(to.chunks_exact_mut(BLOCK_WORDS * lines)) {
-                    transpose_words(words, lines, to);
-                }
-            }
-        }
-    }
-}
-
-/// Lines that are encoded together.
-const GROUP: usize = 16;
-
-/// A term of all lines, in groups.
-#[inline(always)]
-fn padded(from: &[f32], lines: usize) -> [[f32; GROUP]; MAX_LINES / GROUP] {
-    let mut groups = [[0.0; GROUP]; MAX_LINES / GROUP];
-    let from = &from[..from.len().min(lines)];
-    for (group, from) in groups.iter_mut().zip(from.chunks(GROUP)) {
-        // Twice, so that the common case has a constant length.
-        if let Some(from) = from.first_chunk::<GROUP>() {
-            *group = *from;
-        } else {
-            group[..from.len()].copy_from_slice(from);
-        }
-    }
-    groups
-}
-
-/// `to[line][word] = from[word][line]`.
-#[inline(always)]
-fn transpose_words(from: &[u32], lines: usize, to: &mut [u32]) {
-    let squares = lines / 4 * 4;
-    for line in (0..squares).step_by(4) {
-        for word in (0..BLOCK_WORDS).step_by(4) {
-            let rows = [0, 1, 2, 3].map(|i| four_of(from, (word + i) * lines + line));
-            for (i, column) in transpose_square(rows).iter().enumerate() {
-                to[(line + i) * BLOCK_WORDS + word..][..4].copy_from_slice(column);
-            }
-        }
-    }
-    for line in squares..lines {
-        for word in 0..BLOCK_WORDS {
-            to[line * BLOCK_WORDS + word] = from[word * lines + line];
-        }
-    }
-}
-
-/// Exchanges rows and columns.
-#[inline(always)]
-fn transpose_square(rows: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: every x86-64 processor has SSE2; the loads and stores are of four words each.
-    unsafe {
-        use std::arch::x86_64::{
-            _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi32,
-            _mm_unpacklo_epi64,
+        let block_of = |start: usize| -> [&[f32]; 2 * BLOCK_WORDS] {
+            std::array::from_fn(|k| if k < block_terms { term(start + k) } else { &[] })
         };
-        let [a, b, c, d] = rows.each_ref().map(|row| _mm_loadu_si128(row.as_ptr().cast()));
-        let (ab_low, ab_high) = (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
-        let (cd_low, cd_high) = (_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
-        let mut columns = [[0; 4]; 4];
-        let values = [
-            _mm_unpacklo_epi64(ab_low, cd_low),
-            _mm_unpackhi_epi64(ab_low, cd_low),
-            _mm_unpacklo_epi64(ab_high, cd_high),
-            _mm_unpackhi_epi64(ab_high, cd_high),
-        ];
-        for (column, values) in columns.iter_mut().zip(values) {
-            _mm_storeu_si128(column.as_mut_ptr().cast(), values);
+        let mut next = block_of(0);
+        for (block, to) in self.to.chunks_exact_mut(E::FORMAT.block_len(lines)).enumerate() {
+            let from = next;
+            next = block_of((block + 1) * block_terms);
+            // They come from as many places as there are terms: too many to be foreseen.
+            for next in next {
+                prefetch_run(next.as_ptr(), next.len().min(lines));
+            }
+            for first in (0..lines).step_by(LINES) {
+                for (w, from) in from.chunks(E::TERMS).enumerate().take(BLOCK_WORDS) {
+                    let term = |k: usize| some::<W>(from[k].get(first..from[k].len().min(lines)).unwrap_or(&[]));
+                    let even = term(0);
+                    let odd = if E::TERMS == 2 { term(1) } else { even };
+                    words::<E, LINES>(even, odd, |part, words| words_of[part][w] = *words);
+                }
+                for (part, words) in words_of.iter_mut().enumerate().take(E::PARTS) {
+                    let to = &mut to[part * BLOCK_WORDS * lines..(part + 1) * BLOCK_WORDS * lines];
+                    if side == Side::Left {
+                        transpose::<W>(words);
+                    }
+                    put(words, side, lines, first, to);
+                }
+            }
         }
-        columns
+    }
+}
+
+/// Puts a square, in the order of its side, where its lines belong among those of a part of a block.
+#[inline(always)]
+fn put(square: &Square, side: Side, lines: usize, first: usize, to: &mut [u32]) {
+    match side {
+        Side::Left => {
+            let to = to[first * BLOCK_WORDS..].as_chunks_mut::<BLOCK_WORDS>().0;
+            for (to, words) in to.iter_mut().zip(square) {
+                *to = *words;
+            }
+        }
+        Side::Right => {
+            for (to, words) in to.chunks_exact_mut(lines).zip(square) {
+                let to = &mut to[first..];
+                // Twice, so that the common case has a constant length.
+                if let Some(to) = to.first_chunk_mut::<LINES>() {
+                    *to = *words;
+                } else {
+                    to.copy_from_slice(&words[..to.len()]);
+                }
+            }
+        }
+    }
+}
+
+/// The first terms of all words of a block of a line, and the second ones.
+#[inline(always)]
+fn pairs<E: Encode, const W: usize>(from: &[f32]) -> ([f32; BLOCK_WORDS], [f32; BLOCK_WORDS]) {
+    if E::TERMS == 1 {
+        let terms = some::<W>(from);
+        return (terms, terms);
+    }
+    let (low, high) = (some::<W>(from), some::<W>(from.get(BLOCK_WORDS..).unwrap_or(&[])));
+    let term = |k: usize| if k < BLOCK_WORDS { low[k] } else { high[k - BLOCK_WORDS] };
+    (std::array::from_fn(|w| term(2 * w)), std::array::from_fn(|w| term(2 * w + 1)))
+}
+
+/// The first 16 floats of a slice, zeros for those that it lacks.
+#[inline(always)]
+fn some<const W: usize>(from: &[f32]) -> [f32; LINES] {
+    if let Some(from) = from.first_chunk::<LINES>() {
+        return *from;
+    }
+    let mut floats = [0.0; LINES];
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if W == 16 {
+        use std::arch::x86_64::{_mm512_maskz_loadu_ps, _mm512_storeu_ps};
+        // SAFETY: vectors of 16 floats are those of AVX-512; the mask leaves out what lies beyond the slice.
+        unsafe {
+            _mm512_storeu_ps(floats.as_mut_ptr(), _mm512_maskz_loadu_ps((1 << from.len()) - 1, from.as_ptr()));
+        }
+        return floats;
+    }
+    floats[..from.len()].copy_from_slice(from);
+    floats
+}
+
+/// Exchanges lines and words.
+#[inline(always)]
+fn transpose<const W: usize>(square: &mut Square) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if W == 16 {
+        // SAFETY: vectors of 16 floats are those of AVX-512.
+        unsafe { x86::transpose_512(square) };
+    } else {
+        // SAFETY: every x86-64 processor has SSE2.
+        unsafe { x86::transpose_128(square) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    std::array::from_fn(|column| rows.map(|row| row[column]))
+    for line in 1..LINES {
+        for word in 0..line {
+            (square[line][word], square[word][line]) = (square[word][line], square[line][word]);
+        }
+    }
+}
+
+/// Transposition, of which the compiler makes single words of arrays.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod x86 {
+    use std::arch::x86_64::{
+        __m128i, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi32, _mm_unpackhi_epi64,
+        _mm_unpacklo_epi32, _mm_unpacklo_epi64, _mm512_loadu_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
+        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    };
+
+    use super::Square;
+
+    /// # Safety
+    ///
+    /// The processor must have AVX-512.
+    #[inline(always)]
+    pub(super) unsafe fn transpose_512(square: &mut Square) {
+        // SAFETY: by contract; a row of the square is a vector.
+        unsafe {
+            let mut rows: [__m512i; 16] = std::mem::zeroed();
+            for (row, from) in rows.iter_mut().zip(&*square) {
+                *row = _mm512_loadu_si512(from.as_ptr().cast());
+            }
+            // Squares of four inside the quarters of each four rows.
+            let mut fours = rows;
+            for i in (0..16).step_by(4) {
+                let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
+                let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+                let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+                fours[i] = _mm512_unpacklo_epi64(ab_low, cd_low);
+                fours[i + 1] = _mm512_unpackhi_epi64(ab_low, cd_low);
+                fours[i + 2] = _mm512_unpacklo_epi64(ab_high, cd_high);
+                fours[i + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
+            }
+            // Then the quarters themselves: row 4q + i is quarter q of rows i, 4 + i, 8 + i and 12 + i.
+            for i in 0..4 {
+                let [a, b, c, d] = [fours[i], fours[4 + i], fours[8 + i], fours[12 + i]];
+                let even = [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(c, d)];
+                let odd = [_mm512_shuffle_i32x4::<0xdd>(a, b), _mm512_shuffle_i32x4::<0xdd>(c, d)];
+                rows[i] = _mm512_shuffle_i32x4::<0x88>(even[0], even[1]);
+                rows[4 + i] = _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]);
+                rows[8 + i] = _mm512_shuffle_i32x4::<0xdd>(even[0], even[1]);
+                rows[12 + i] = _mm512_shuffle_i32x4::<0xdd>(odd[0], odd[1]);
+            }
+            for (row, to) in rows.iter().zip(square) {
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), *row);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The processor must have SSE2.
+    #[inline(always)]
+    pub(super) unsafe fn transpose_128(square: &mut Square) {
+        let from = *square;
+        for line in (0..16).step_by(4) {
+            for word in (0..16).step_by(4) {
+                // SAFETY: by contract; four words of each of four rows.
+                unsafe {
+                    let row = |i: usize| -> __m128i { _mm_loadu_si128(from[word + i][line..].as_ptr().cast()) };
+                    let [a, b, c, d] = [row(0), row(1), row(2), row(3)];
+                    let (ab_low, ab_high) = (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+                    let (cd_low, cd_high) = (_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+                    let mut put = |i: usize, column| {
+                        _mm_storeu_si128(square[line + i][word..].as_mut_ptr().cast(), column);
+                    };
+                    put(0, _mm_unpacklo_epi64(ab_low, cd_low));
+                    put(1, _mm_unpackhi_epi64(ab_low, cd_low));
+                    put(2, _mm_unpacklo_epi64(ab_high, cd_high));
+                    put(3, _mm_unpackhi_epi64(ab_high, cd_high));
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

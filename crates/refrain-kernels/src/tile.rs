@@ -82,7 +82,7 @@ impl Tiles {
         match (arch.isa(), product.format) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: having `Tiles` means that this thread's are configured; the rest by contract.
-            (Isa::Amx, Format::Bf16 | Format::Split) => unsafe { amx(product, sums) },
+            (Isa::Amx, Format::Bf16 | Format::Split) => unsafe { amx(arch, product, sums) },
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Format::Bf16) if arch.bf16() == Bf16Support::Avx512 => {
                 arch.run_bf16(Multiply::<dot::Avx512Bf16>::new(product, sums));
@@ -111,7 +111,7 @@ impl Tiles {
 ///
 /// As [`Tiles::multiply`], and the thread's tile registers must be configured.
 #[cfg(target_arch = "x86_64")]
-unsafe fn amx(product: &TileProduct, sums: &mut Sums) {
+unsafe fn amx(arch: Arch, product: &TileProduct, sums: &mut Sums) {
     let multiply = |parts, sums: &mut Sums| {
         let size = (product.rows, product.shape.vectors, parts);
         // SAFETY: by contract; the sums have room for 32 rows of 48 columns.
@@ -123,7 +123,7 @@ unsafe fn amx(product: &TileProduct, sums: &mut Sums) {
     }
     multiply(Parts::Three, sums);
     let count = product.rows * product.shape.width;
-    if sums.0[..count].iter().fold(false, |any, sum| any | sum.is_nan()) {
+    if arch.run(AnyNan(&sums.0[..count])) {
         let mut of_first = Sums::new();
         multiply(Parts::FirstOfThree, &mut of_first);
         for (sum, of_first) in sums.0[..count].iter_mut().zip(&of_first.0) {
@@ -131,6 +131,27 @@ unsafe fn amx(product: &TileProduct, sums: &mut Sums) {
                 *sum = *of_first;
             }
         }
+    }
+}
+
+/// Whether any of some floats, whole vectors of them, is not a number.
+#[cfg(target_arch = "x86_64")]
+struct AnyNan<'a>(&'a [f32]);
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for AnyNan<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) -> bool {
+        // Lane by lane, not one bool: the compiler makes vectors of it.
+        let mut any = [0u32; W];
+        for values in self.0.as_chunks::<W>().0 {
+            for l in 0..W {
+                any[l] |= u32::from(values[l].is_nan());
+            }
+        }
+        any.contains(&1)
     }
 }
 
