@@ -63,6 +63,6 @@ pub use format::Precision;
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
 pub use recurrent::{
-    Cell, OutputGradients, SequenceGradients, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace,
-    StepMatrix, StepWeights, WeightFormat, sequence_backward, sequence_forward, sequence_forward_traced,
+    Cell, Int8Matrix, OutputGradients, SequenceGradients, SequenceInputs, SequenceOutputs, SequenceShape,
+    SequenceTrace, StepMatrix, StepWeights, WeightFormat, sequence_backward, sequence_forward, sequence_forward_traced,
 };

@@ -34,6 +34,7 @@ use crate::format::Precision;
 use crate::scratch::FreeList;
 use crate::shape::elements;
 use cell::Step;
+pub use int8::Int8Matrix;
 use plan::Plan;
 pub use stepper::{StepMatrix, StepWeights, WeightFormat};
 
