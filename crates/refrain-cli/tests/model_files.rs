@@ -205,7 +205,7 @@ fn a_damaged_model_file_is_refused_with_what_is_wrong() {
     assert_snapshot!(refused(halves), @r#"
     exit status: 1
     [stderr]
-    error: model.safetensors: tensor `head.bias` is F16, only F32 is read
+    error: model.safetensors: tensor `head.bias` is F16, only F32 and I8 are read
     hint: convert it with: python -c "import sys, torch, safetensors.torch; source, target = sys.argv[1:]; safetensors.torch.save_file({k: v.float().contiguous().clone() for k, v in safetensors.torch.load_file(source).items()}, target)" 'model.safetensors' 'model.f32.safetensors'
     "#);
     let not_a_number = model.changed(|model| {

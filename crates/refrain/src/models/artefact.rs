@@ -1,12 +1,15 @@
-//! The one file format of Refrain: safetensors, all f32, with metadata strings beside the weights.
+//! The one file format of Refrain: safetensors in f32 and in eight bits, with metadata strings beside the weights.
 
 mod error;
+mod int8;
 mod layout;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+
+use refrain_kernels::Int8Matrix;
 
 pub use self::error::{ArtefactError, FormatFault};
 use self::layout::Start;
@@ -15,6 +18,26 @@ use crate::files::{self, FileError};
 /// Bytes that are enough to tell a pickle from safetensors.
 const START: u64 = 4096;
 
+/// In what the numbers of a tensor are kept in a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dtype {
+    /// Four bytes.
+    #[default]
+    F32,
+    /// One byte, a multiple of a step, and beside the tensor `name` a tensor `name.steps` with the step of each row.
+    I8,
+}
+
+impl Dtype {
+    /// As the format calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::I8 => "I8",
+        }
+    }
+}
+
 /// A tensor outside of any backend, in row-major order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedTensor {
@@ -22,24 +45,47 @@ pub struct NamedTensor {
     pub name: String,
     /// The size of each dimension; empty for a scalar.
     pub shape: Vec<usize>,
-    /// As many values as the product of `shape`.
+    /// As many values as the product of `shape`; of a tensor in [`Dtype::I8`], what its multiples stand for.
     pub values: Vec<f32>,
+    /// In what a file keeps them.
+    pub dtype: Dtype,
 }
 
 impl NamedTensor {
-    /// A tensor of `shape`.
+    /// A tensor of `shape` in f32.
     ///
     /// # Panics
     ///
     /// If `values` is not as long as the product of `shape`.
     pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>, values: Vec<f32>) -> Self {
-        let tensor = Self { name: name.into(), shape: shape.into(), values };
+        let tensor = Self { name: name.into(), shape: shape.into(), values, dtype: Dtype::F32 };
         tensor.assert_consistent();
         tensor
     }
 
+    /// The matrix in eight bits, its values rounded to multiples of a step, each row with its own.
+    ///
+    /// Rounded again it is the same to the bit, as it is when it comes back from a file.
+    ///
+    /// # Panics
+    ///
+    /// If it is not of two dimensions.
+    #[must_use]
+    pub fn quantized(self) -> Self {
+        let values = self.to_int8().values();
+        Self { values, dtype: Dtype::I8, ..self }
+    }
+
+    /// The multiples and steps that stand for it in a file.
+    fn to_int8(&self) -> Int8Matrix {
+        let &[rows, cols] = self.shape.as_slice() else {
+            panic!("tensor `{}` of shape {:?} is no matrix, as those in eight bits are", self.name, self.shape);
+        };
+        Int8Matrix::new(&self.values, rows, cols)
+    }
+
     fn assert_consistent(&self) {
-        let Self { name, shape, values } = self;
+        let Self { name, shape, values, .. } = self;
         assert!(
             values.len() == shape.iter().product::<usize>(),
             "tensor `{name}` of shape {shape:?} cannot hold {} values",
@@ -65,15 +111,17 @@ impl Artefact {
         Self { tensors, metadata, origin: PathBuf::new() }
     }
 
-    /// The bytes of the file: the same content gives the same bytes, whatever the order of `tensors`.
+    /// The bytes of the file: the same content gives the same bytes, whatever the order of `tensors`. Tensors in
+    /// [`Dtype::I8`] are rounded as by [`NamedTensor::quantized`].
     ///
     /// # Errors
     ///
-    /// If two tensors have one name, or one has the name `__metadata__`, which the format keeps for itself.
+    /// If two tensors have one name, that of the steps of a tensor in eight bits included, or one has the name
+    /// `__metadata__`, which the format keeps for itself.
     ///
     /// # Panics
     ///
-    /// If a tensor does not hold as many values as its shape says.
+    /// If a tensor does not hold as many values as its shape says, or is in eight bits and no matrix.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ArtefactError> {
         self.encode(&self.origin)
     }
@@ -82,8 +130,8 @@ impl Artefact {
     ///
     /// # Errors
     ///
-    /// Says what is wrong when the bytes are a pickle, are not safetensors, are cut off or damaged, or hold other
-    /// numbers than f32. Never panics, and allocates no more than a small multiple of `bytes`.
+    /// Says what is wrong when the bytes are a pickle, are not safetensors, are cut off or damaged, or hold numbers that
+    /// are neither f32 nor multiples of steps in eight bits. Never panics, and allocates no more than a small multiple of `bytes`.
     pub fn from_bytes(bytes: &[u8], origin: &Path) -> Result<Self, ArtefactError> {
         refuse_other_formats(bytes, origin)?;
         let (tensors, metadata) =
@@ -162,6 +210,15 @@ impl Artefact {
     /// The error for metadata that is there but does not hold what it should; `reason` follows on from the key.
     pub fn bad_metadata(&self, key: &str, reason: impl Into<String>) -> ArtefactError {
         ArtefactError::BadMetadata { path: self.origin.clone(), key: key.into(), reason: reason.into() }
+    }
+
+    /// Checks that one of its tensors is kept in `expected`.
+    pub(crate) fn require_dtype(&self, tensor: &NamedTensor, expected: Dtype) -> Result<(), ArtefactError> {
+        if tensor.dtype == expected {
+            return Ok(());
+        }
+        let (path, name) = (self.origin.clone(), tensor.name.clone());
+        Err(ArtefactError::Dtype { path, name, found: tensor.dtype, expected })
     }
 
     /// Checks that every weight is a finite number.

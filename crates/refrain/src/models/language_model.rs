@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::artefact::{Artefact, ArtefactError, NamedTensor};
+use super::artefact::{Artefact, ArtefactError, Dtype, NamedTensor};
 use super::config::{CellKind, LanguageModelConfig};
 use crate::nn::{
     Cell, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, Initializer, LayerConfig, Linear,
@@ -28,6 +28,7 @@ impl LanguageModelConfig {
                 .init(init),
             embedding_dropout: self.embedding_dropout,
             output_dropout: self.output_dropout,
+            weights: Dtype::F32,
         }
     }
 
@@ -80,6 +81,18 @@ pub struct LanguageModel {
     pub head: Linear,
     embedding_dropout: f64,
     output_dropout: f64,
+    #[module(skip)]
+    weights: Dtype,
+}
+
+/// The name of a parameter that says in what the weights of a model are kept, since all of them are alike.
+const REPRESENTATIVE: &str = "head.weight";
+
+/// In what a parameter of a model is kept whose weights are kept in `weights`. That is the matrices of products: of the
+/// embedding, a token reads one row.
+fn dtype_of(name: &str, shape: &[usize], weights: Dtype) -> Dtype {
+    let is_factor = shape.len() == 2 && !name.starts_with("embedding.");
+    if is_factor { weights } else { Dtype::F32 }
 }
 
 /// One state a layer, from the lowest up.
@@ -131,23 +144,43 @@ impl LanguageModel {
         (self.head.token_losses(features, targets.reshape([num_tokens])), state)
     }
 
+    /// In what the weights of recurrent layers and head are kept in a file, and where single steps are computed from them.
+    /// Here they are numbers like any other: in [`Dtype::I8`], those that the multiples stand for, until training changes them.
+    pub fn weights(&self) -> Dtype {
+        self.weights
+    }
+
     /// Every parameter by its path, such as `recurrent.layers.0.weight_hh`, in the order of the model.
     pub fn to_tensors(&self) -> Vec<NamedTensor> {
         let mut reader = Reader::default();
         self.visit(&mut reader);
+        for tensor in &mut reader.tensors {
+            tensor.dtype = dtype_of(&tensor.name, &tensor.shape, self.weights);
+        }
         reader.tensors
+    }
+
+    /// The parameters with the weights of recurrent layers and head in eight bits.
+    pub(super) fn to_quantized_tensors(&self) -> Vec<NamedTensor> {
+        let quantized = |tensor: NamedTensor| match dtype_of(&tensor.name, &tensor.shape, Dtype::I8) {
+            Dtype::I8 => tensor.quantized(),
+            Dtype::F32 => tensor,
+        };
+        self.to_tensors().into_iter().map(quantized).collect()
     }
 
     /// The model with its parameters taken from `artefact`.
     ///
     /// # Errors
-    /// When a parameter is missing or of another shape.
+    /// When a parameter is missing, of another shape, or kept in eight bits where others of its kind are not.
     pub fn with_tensors(self, artefact: &Artefact) -> Result<Self, ArtefactError> {
-        let mut writer = Writer { path: ParameterPath::default(), artefact, error: None };
+        let representative = artefact.tensors.iter().find(|tensor| tensor.name == REPRESENTATIVE);
+        let weights = representative.map_or(Dtype::F32, |tensor| tensor.dtype);
+        let mut writer = Writer { path: ParameterPath::default(), artefact, weights, error: None };
         let model = self.map(&mut writer);
         match writer.error {
             Some(error) => Err(error),
-            None => Ok(model),
+            None => Ok(Self { weights, ..model }),
         }
     }
 }
@@ -169,13 +202,14 @@ impl ModuleVisitor for Reader {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let shape = param.val().dims().to_vec();
-        self.tensors.push(NamedTensor { name: self.path.to_string(), shape, values: values(param.val()) });
+        self.tensors.push(NamedTensor::new(self.path.to_string(), shape, values(param.val())));
     }
 }
 
 struct Writer<'a> {
     path: ParameterPath,
     artefact: &'a Artefact,
+    weights: Dtype,
     error: Option<ArtefactError>,
 }
 
@@ -190,7 +224,12 @@ impl ModuleMapper for Writer<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = param.val().dims();
-        match self.artefact.get(&self.path.to_string(), &shape) {
+        let name = self.path.to_string();
+        let found = self.artefact.get(&name, &shape).and_then(|found| {
+            self.artefact.require_dtype(found, dtype_of(&name, &shape, self.weights))?;
+            Ok(found)
+        });
+        match found {
             Ok(found) => param.map(|tensor| {
                 let data = TensorData::new(found.values.clone(), shape);
                 Tensor::from_data(data, &tensor.device()).set_require_grad(tensor.is_require_grad())

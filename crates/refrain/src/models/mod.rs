@@ -3,11 +3,13 @@
 mod artefact;
 pub(crate) mod config;
 mod language_model;
+mod quantize;
 mod stepper;
 mod trained;
 
-pub use artefact::{Artefact, ArtefactError, FormatFault, NamedTensor};
+pub use artefact::{Artefact, ArtefactError, Dtype, FormatFault, NamedTensor};
 pub use config::{CellKind, LanguageModelConfig, PrecisionKind};
 pub use language_model::{LanguageModel, LanguageModelState};
+pub use quantize::QuantizeError;
 pub use stepper::{LanguageModelStepper, StepperState};
 pub use trained::{Provenance, TrainedModel};

@@ -2,6 +2,7 @@
 
 use refrain_kernels::{Engine, Precision, StepMatrix, StepWeights, WeightFormat};
 
+use super::artefact::Dtype;
 use super::language_model::LanguageModel;
 use crate::nn::{RecurrentState, values};
 
@@ -25,11 +26,12 @@ pub struct StepperState {
 }
 
 impl LanguageModelStepper {
-    /// The model's weights, in its own precision.
+    /// The model's weights as it has them: in eight bits, or in its own precision.
     pub fn new(model: &LanguageModel) -> Self {
-        let format = match model.head.precision {
-            Precision::F32 => WeightFormat::F32,
-            Precision::Bf16 => WeightFormat::Bf16,
+        let format = match (model.weights(), model.head.precision) {
+            (Dtype::I8, _) => WeightFormat::Int8,
+            (Dtype::F32, Precision::F32) => WeightFormat::F32,
+            (Dtype::F32, Precision::Bf16) => WeightFormat::Bf16,
         };
         Self::with_format(model, format)
     }

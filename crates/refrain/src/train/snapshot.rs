@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
-use crate::models::{Artefact, LanguageModelState, NamedTensor, TrainedModel};
+use crate::models::{Artefact, Dtype, LanguageModelState, NamedTensor, TrainedModel};
 use crate::nn::{Cell, RecurrentState};
 use crate::optim::ScheduleState;
 
@@ -99,6 +99,9 @@ impl Snapshot {
 
         let artefact = Artefact::from_bytes(file(MODEL)?, &origin(MODEL))?;
         let model = TrainedModel::from_artefact(&artefact, device)?;
+        if model.model.weights() != Dtype::F32 {
+            return Err(broken(format!("{MODEL}: its weights are in int8, which is for inference alone")));
+        }
         let progress: Progress =
             serde_json::from_slice(file(PROGRESS)?).map_err(|error| broken(format!("{PROGRESS}: {error}")))?;
 
@@ -129,5 +132,52 @@ impl Snapshot {
         });
         let carry = states.collect::<Result<Vec<_>, _>>()?;
         Ok(Self { model, optimizer, carry: (!carry.is_empty()).then_some(carry), progress })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::{LanguageModelConfig, Provenance};
+    use crate::text::Vocabulary;
+
+    #[test]
+    fn a_checkpoint_of_a_model_in_eight_bits_is_refused() {
+        let config = LanguageModelConfig { embedding_size: 3, hidden_size: 5, ..Default::default() };
+        let vocabulary = Vocabulary::chars("banana", 1);
+        let model = TrainedModel {
+            model: config.init(vocabulary.len(), 1, &Device::flex()),
+            config,
+            vocabulary,
+            recipe: String::new(),
+            provenance: Provenance {
+                refrain: String::new(),
+                step: 0,
+                epoch: 0.0,
+                valid_loss_nats: None,
+                corpus: String::new(),
+            },
+        };
+        let progress = Progress {
+            step: 0,
+            corpus: String::new(),
+            best: None,
+            evaluations_without_improvement: 0,
+            schedule: ScheduleState::default(),
+            unlogged: Unlogged::default(),
+            kernel: String::new(),
+        };
+        let resumed = |model: TrainedModel| {
+            let snapshot = Snapshot { model, optimizer: BTreeMap::new(), carry: None, progress: progress.clone() };
+            let files = snapshot.to_files().expect("sound");
+            let files = files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
+            Snapshot::from_files(&files, Path::new("run"), &Device::flex()).map(|snapshot| snapshot.progress)
+        };
+        assert_eq!(resumed(model.clone()).expect("as it was"), progress);
+        let error = resumed(model.quantize().expect("sound")).expect_err("nothing to train");
+        assert_eq!(
+            error.to_string(),
+            "run: the checkpoint cannot be used: model.safetensors: its weights are in int8, which is for inference alone"
+        );
     }
 }

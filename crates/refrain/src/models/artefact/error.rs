@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Dtype;
 use crate::files::FileError;
 
 /// A file of weights that cannot be read or does not hold what was asked for.
@@ -60,6 +61,18 @@ pub enum ArtefactError {
         /// The shape that the model needs.
         expected: Vec<usize>,
     },
+    /// A tensor is kept in another type than its model has for it.
+    #[error("{}tensor `{name}` is {}, expected {}", prefix(path), found.name(), expected.name())]
+    Dtype {
+        /// The file, empty for an artefact made in memory.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// In what it is kept.
+        found: Dtype,
+        /// In what the model has it.
+        expected: Dtype,
+    },
     /// A weight is not a finite number.
     #[error("{}tensor `{name}` holds {value} at flat index {index}", prefix(path))]
     NotFinite {
@@ -93,7 +106,7 @@ pub enum ArtefactError {
 }
 
 /// What is wrong inside a file that should be safetensors.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, thiserror::Error)]
 pub enum FormatFault {
     /// No bytes at all.
     #[error("the file is empty")]
@@ -133,12 +146,60 @@ pub enum FormatFault {
         reason: String,
     },
     /// A tensor of another number type.
-    #[error("tensor `{name}` is {dtype}, only F32 is read")]
+    #[error("tensor `{name}` is {dtype}, only F32 and I8 are read")]
     Dtype {
         /// The tensor.
         name: String,
         /// Its type, in the words of the format.
         dtype: String,
+    },
+    /// A tensor in eight bits that is no matrix, whose rows would have steps.
+    #[error("tensor `{name}` is I8 of shape {shape:?}, expected a matrix")]
+    NotMatrix {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// A tensor in eight bits whose steps are not there.
+    #[error("tensor `{name}` is I8, but there is no F32 tensor `{steps}` of its steps")]
+    MissingSteps {
+        /// The tensor.
+        name: String,
+        /// The name that its steps should have.
+        steps: String,
+    },
+    /// The steps of a tensor in eight bits are not one a row.
+    #[error("tensor `{name}` has shape {found:?}, expected {expected:?}, a step for each row")]
+    StepsShape {
+        /// The tensor of the steps.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that goes with the multiples.
+        expected: Vec<usize>,
+    },
+    /// A step is not a positive finite number.
+    #[error("tensor `{name}` holds {step:?} at flat index {row}, expected a positive step")]
+    Step {
+        /// The tensor of the steps.
+        name: String,
+        /// The row that it is the step of.
+        row: usize,
+        /// The step.
+        step: f32,
+    },
+    /// A row in eight bits that would be rounded otherwise here: its numbers would change from file to file.
+    #[error("row {row} of tensor `{name}` has a step of {step:?}, expected {expected:?} for its multiples")]
+    OtherStep {
+        /// The tensor.
+        name: String,
+        /// The row.
+        row: usize,
+        /// Its step.
+        step: f32,
+        /// The step that the row's greatest weight asks for.
+        expected: f32,
     },
     /// The bytes set aside for a tensor are not the bytes that its shape needs.
     #[error("tensor `{name}` of shape {shape:?} does not fit bytes {begin}..{end}")]
@@ -194,6 +255,9 @@ impl ArtefactError {
                 FormatFault::Dtype { .. } => Some(python(path, "safetensors.torch.load_file(source)")),
                 FormatFault::Empty | FormatFault::Truncated { .. } => Some("copy or download the file again".into()),
                 FormatFault::Duplicate { .. } | FormatFault::ReservedName { .. } => None,
+                FormatFault::NotMatrix { .. } | FormatFault::MissingSteps { .. } | FormatFault::StepsShape { .. } => {
+                    Some("was the file written by Refrain?".into())
+                }
                 FormatFault::NotSafetensors { .. } => Some("Refrain reads .safetensors files".into()),
                 _ => Some("the file is damaged: copy or download it again".into()),
             },
@@ -202,7 +266,9 @@ impl ArtefactError {
             Self::NotFinite { .. } => {
                 Some("the training diverged: go back to an older checkpoint, lower the learning rate or clip".into())
             }
-            Self::MissingMetadata { .. } | Self::BadMetadata { .. } => Some("was the file written by Refrain?".into()),
+            Self::Dtype { .. } | Self::MissingMetadata { .. } | Self::BadMetadata { .. } => {
+                Some("was the file written by Refrain?".into())
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! a hash map (so the bytes differ from run to run), takes the last of two tensors with one name, and does not say
 //! which tensor is wrong. The tests hold both against each other.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -11,20 +12,19 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
-use super::NamedTensor;
 use super::error::FormatFault;
+use super::int8::{self, Numbers, StoredTensor};
+use super::{Dtype, NamedTensor};
 
 /// Bytes of the header length at the start of the file.
 const PREFIX: usize = 8;
 /// The longest header that the format allows.
 const MAX_HEADER: u64 = 100_000_000;
-/// Bytes of an f32.
-const ELEMENT: u64 = 4;
 /// The header key of the metadata, which no tensor may have.
 const METADATA: &str = "__metadata__";
 
 /// What the start of a file says about its kind.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Start {
     Plausible,
     Pickle,
@@ -65,33 +65,38 @@ pub(super) fn judge_start(bytes: &[u8]) -> Start {
     Start::Fault(FormatFault::NotSafetensors { looks_like })
 }
 
-/// Lays tensors out by name, without gaps; the same content gives the same bytes.
+/// Lays tensors out without gaps, those of four bytes a number first and then by name; the same content gives the same bytes.
 pub(super) fn encode(tensors: &[NamedTensor], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, FormatFault> {
-    let mut sorted: Vec<&NamedTensor> = tensors.iter().collect();
-    sorted.sort_by(|left, right| left.name.cmp(&right.name));
-    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        return Err(FormatFault::Duplicate { name: pair[0].name.clone() });
-    }
-    if sorted.iter().any(|tensor| tensor.name == METADATA) {
-        return Err(FormatFault::ReservedName { name: METADATA.into() });
-    }
-    for tensor in &sorted {
+    for tensor in tensors {
         tensor.assert_consistent();
     }
+    let mut stored = int8::split(tensors);
+    stored.sort_by(|left, right| left.name.cmp(&right.name));
+    if let Some(pair) = stored.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(FormatFault::Duplicate { name: pair[0].name.to_string() });
+    }
+    if stored.iter().any(|tensor| tensor.name == METADATA) {
+        return Err(FormatFault::ReservedName { name: METADATA.into() });
+    }
+    // Every f32 stays at a multiple of four. Stable, so that the order of the names stays too.
+    stored.sort_by_key(|tensor| tensor.numbers.dtype());
 
-    let mut header = serde_json::to_vec(&SortedHeader { tensors: &sorted, metadata })
+    let mut header = serde_json::to_vec(&SortedHeader { tensors: &stored, metadata })
         .expect("strings and numbers always have a JSON form");
     // The numbers begin at a multiple of eight, as the format recommends.
     header.resize(header.len().next_multiple_of(PREFIX), b' ');
     if header.len() as u64 > MAX_HEADER {
         return Err(FormatFault::HeaderLength { claimed: header.len() as u64, allowed: MAX_HEADER });
     }
-    let elements: usize = sorted.iter().map(|tensor| tensor.values.len()).sum();
-    let mut bytes = Vec::with_capacity(PREFIX + header.len() + elements * ELEMENT as usize);
+    let data: u64 = stored.iter().map(StoredTensor::bytes).sum();
+    let mut bytes = Vec::with_capacity(PREFIX + header.len() + data as usize);
     bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&header);
-    for tensor in sorted {
-        bytes.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes()));
+    for tensor in stored {
+        match tensor.numbers {
+            Numbers::F32(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Numbers::I8(multiples) => bytes.extend(multiples.into_iter().map(i8::cast_unsigned)),
+        }
     }
     Ok(bytes)
 }
@@ -120,17 +125,41 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Vec<NamedTensor>, BTreeMap<String,
         return Err(FormatFault::TrailingBytes { extra: found - expected });
     }
     let mut data = &bytes[bytes.len() - (found - header_end) as usize..];
-    let mut named = Vec::with_capacity(tensors.len());
+    let mut stored = Vec::with_capacity(tensors.len());
     for (name, entry) in tensors {
         let (begin, end) = entry.data_offsets;
         let (own, rest) = data.split_at((end - begin) as usize);
         data = rest;
-        let (values, _) = own.as_chunks::<{ ELEMENT as usize }>();
-        let values = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
-        named.push(NamedTensor { name, shape: entry.shape, values });
+        let numbers = match dtype_of(&name, &entry)? {
+            Dtype::F32 => {
+                let (values, _) = own.as_chunks();
+                Numbers::F32(values.iter().map(|value| f32::from_le_bytes(*value)).collect::<Vec<f32>>().into())
+            }
+            Dtype::I8 => Numbers::I8(own.iter().map(|&byte| byte.cast_signed()).collect()),
+        };
+        stored.push(StoredTensor { name: Cow::Owned(name), shape: Cow::Owned(entry.shape), numbers });
     }
-    named.sort_by(|left, right| left.name.cmp(&right.name));
-    Ok((named, header.metadata))
+    Ok((int8::join(stored)?, header.metadata))
+}
+
+/// Bytes of a number.
+fn size_of(dtype: Dtype) -> u64 {
+    match dtype {
+        Dtype::F32 => 4,
+        Dtype::I8 => 1,
+    }
+}
+
+/// The type of a tensor, if we read it.
+fn dtype_of(name: &str, entry: &Entry) -> Result<Dtype, FormatFault> {
+    let known = [Dtype::F32, Dtype::I8].into_iter().find(|dtype| dtype.name() == entry.dtype);
+    known.ok_or_else(|| FormatFault::Dtype { name: name.into(), dtype: entry.dtype.clone() })
+}
+
+impl StoredTensor<'_> {
+    fn bytes(&self) -> u64 {
+        self.numbers.len() as u64 * size_of(self.numbers.dtype())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -161,10 +190,8 @@ impl Header {
         let mut before = "";
         for (name, entry) in &tensors {
             let (begin, end) = entry.data_offsets;
-            if entry.dtype != "F32" {
-                return Err(FormatFault::Dtype { name: name.clone(), dtype: entry.dtype.clone() });
-            }
-            let needed = entry.shape.iter().try_fold(ELEMENT, |bytes, &size| bytes.checked_mul(size as u64));
+            let element = size_of(dtype_of(name, entry)?);
+            let needed = entry.shape.iter().try_fold(element, |bytes, &size| bytes.checked_mul(size as u64));
             if end.checked_sub(begin).is_none_or(|bytes| Some(bytes) != needed) {
                 return Err(FormatFault::Size { name: name.clone(), shape: entry.shape.clone(), begin, end });
             }
@@ -211,7 +238,7 @@ impl<'de> Deserialize<'de> for Header {
 
 /// The header to write: the metadata, then the tensors in the order of their bytes.
 struct SortedHeader<'a> {
-    tensors: &'a [&'a NamedTensor],
+    tensors: &'a [StoredTensor<'a>],
     metadata: &'a BTreeMap<String, String>,
 }
 
@@ -223,8 +250,9 @@ impl Serialize for SortedHeader<'_> {
         }
         let mut begin = 0;
         for tensor in self.tensors {
-            let end = begin + tensor.values.len() as u64 * ELEMENT;
-            let entry = Entry { dtype: "F32".into(), shape: tensor.shape.clone(), data_offsets: (begin, end) };
+            let end = begin + tensor.bytes();
+            let dtype = tensor.numbers.dtype().name().to_owned();
+            let entry = Entry { dtype, shape: tensor.shape.to_vec(), data_offsets: (begin, end) };
             map.serialize_entry(&tensor.name, &entry)?;
             begin = end;
         }
@@ -243,6 +271,8 @@ mod tests {
             NamedTensor::new("scalar", [], vec![7.0]),
             NamedTensor::new("empty", [0, 4], vec![]),
             NamedTensor::new("词 \"quoted\"", [1], vec![9.0]),
+            // An odd number of bytes, so that what came after it would not lie at a multiple of four.
+            NamedTensor::new("head.weight", [1, 3], vec![0.1, -0.7, 0.3]).quantized(),
         ];
         let metadata = [("format", "pt"), ("vocabulary", "[\"\\n\",\"é\",\"字\"]")];
         (tensors, metadata.map(|(key, value)| (key.into(), value.into())).into())
@@ -289,10 +319,19 @@ mod tests {
         let read = header.metadata().as_ref().expect("metadata");
         assert!(metadata.iter().all(|(key, value)| read.get(key) == Some(value)) && read.len() == metadata.len());
         let read = safetensors::SafeTensors::deserialize(&bytes).expect("read");
-        for tensor in sample().0 {
+        let tensors = sample().0;
+        let stored = int8::split(&tensors);
+        assert_eq!((read.len(), stored.len()), (stored.len(), tensors.len() + 1), "the steps are one more");
+        for tensor in stored {
             let view = read.tensor(&tensor.name).expect("there");
-            assert_eq!((view.dtype(), view.shape()), (safetensors::Dtype::F32, tensor.shape.as_slice()));
-            let values: Vec<u8> = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let (dtype, values): (_, Vec<u8>) = match tensor.numbers {
+                Numbers::F32(values) => {
+                    assert_eq!((view.data().as_ptr().addr() - bytes.as_ptr().addr()) % 4, 0, "{}", tensor.name);
+                    (safetensors::Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+                }
+                Numbers::I8(multiples) => (safetensors::Dtype::I8, multiples.into_iter().map(|m| m as u8).collect()),
+            };
+            assert_eq!((view.dtype(), view.shape()), (dtype, &tensor.shape[..]));
             assert_eq!(view.data(), values);
         }
     }
@@ -332,7 +371,7 @@ mod tests {
             (
                 r#"{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}"#.into(),
                 4,
-                "tensor `a` is BF16, only F32 is read",
+                "tensor `a` is BF16, only F32 and I8 are read",
             ),
             (
                 r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#.into(),
@@ -343,6 +382,16 @@ mod tests {
                 r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#.into(),
                 8,
                 "tensor `a` of shape [2] does not fit bytes 8..0",
+            ),
+            (
+                r#"{"a":{"dtype":"I8","shape":[1,2],"data_offsets":[0,8]}}"#.into(),
+                8,
+                "tensor `a` of shape [1, 2] does not fit bytes 0..8",
+            ),
+            (
+                r#"{"a":{"dtype":"I8","shape":[1,2],"data_offsets":[0,2]}}"#.into(),
+                2,
+                "tensor `a` is I8, but there is no F32 tensor `a.steps` of its steps",
             ),
         ];
         for (header, data, expected) in cases {
@@ -433,6 +482,9 @@ mod tests {
         let tensor = |name: &str| NamedTensor::new(name, [1], vec![0.0]);
         let twice = encode(&[tensor("a"), tensor("b"), tensor("a")], &BTreeMap::new());
         assert_eq!(twice, Err(FormatFault::Duplicate { name: "a".into() }));
+        let steps =
+            encode(&[tensor("a.steps"), NamedTensor::new("a", [1, 1], vec![1.0]).quantized()], &BTreeMap::new());
+        assert_eq!(steps, Err(FormatFault::Duplicate { name: "a.steps".into() }));
         let reserved = encode(&[tensor(METADATA)], &BTreeMap::new());
         assert_eq!(reserved, Err(FormatFault::ReservedName { name: METADATA.into() }));
     }
