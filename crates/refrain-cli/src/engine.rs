@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use refrain::kernels::{Bf16Support, Engine, Isa};
-use refrain::models::PrecisionKind;
+use refrain::models::{Dtype, PrecisionKind, TrainedModel};
 
 use crate::failure::Usage;
 
@@ -65,5 +65,13 @@ pub(crate) fn products(precision: PrecisionKind) -> &'static str {
         (PrecisionKind::Bf16, Bf16Support::Emulated) => {
             "; products in bf16, emulated: this kernel has no instructions for it, f32 is as fast or faster"
         }
+    }
+}
+
+/// As [`products`], of a model that is there; what is said of its weights where they are not f32.
+pub(crate) fn of_model(trained: &TrainedModel) -> &'static str {
+    match trained.model.weights() {
+        Dtype::F32 => products(trained.config.precision),
+        Dtype::I8 => "; weights in int8",
     }
 }

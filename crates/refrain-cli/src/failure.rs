@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use refrain::data::DataError;
 use refrain::files::FileError;
-use refrain::models::ArtefactError;
+use refrain::models::{ArtefactError, QuantizeError};
 use refrain::text::TextError;
 use refrain::train::{RecipeError, RunFolderError, TrainError};
 
@@ -65,7 +65,16 @@ fn hint(error: &anyhow::Error) -> Option<String> {
                 })*
             };
         }
-        hint_of!(TrainError, RecipeError, RunFolderError, DataError, TextError, ArtefactError, FileError);
+        hint_of!(
+            TrainError,
+            RecipeError,
+            RunFolderError,
+            DataError,
+            TextError,
+            ArtefactError,
+            QuantizeError,
+            FileError
+        );
         cause.downcast_ref::<Usage>().and_then(|usage| usage.hint.clone())
     })
 }

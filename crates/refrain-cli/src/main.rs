@@ -7,6 +7,7 @@ mod failure;
 mod input;
 mod model;
 mod output;
+mod score;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,7 @@ enum Command {
     Train(commands::train::Args),
     Generate(commands::generate::Args),
     Evaluate(commands::evaluate::Args),
+    Quantize(commands::quantize::Args),
     Bench(commands::bench::Args),
     Info(commands::info::Args),
     Completions(commands::completions::Args),
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Evaluate(args) => commands::evaluate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Quantize(args) => commands::quantize::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => commands::bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => commands::info::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => commands::completions::run(&args).map(|()| ExitCode::SUCCESS),

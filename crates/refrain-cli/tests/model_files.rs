@@ -231,6 +231,93 @@ fn a_damaged_model_file_is_refused_with_what_is_wrong() {
 }
 
 #[test]
+fn a_damaged_model_file_in_int8_is_refused_with_what_is_wrong() {
+    let scratch = Scratch::with_run();
+    scratch.succeed("quantize run corpus.txt --output int8.safetensors");
+    let model = ModelFile::of(&scratch.read("int8.safetensors"));
+    let refused = |change: &dyn Fn(&mut ModelFile)| {
+        scratch.write("model.safetensors", model.changed(change));
+        let generated = scratch.transcript("generate model.safetensors");
+        assert_eq!(generated, scratch.transcript("quantize model.safetensors corpus.txt --output b.safetensors"));
+        generated
+    };
+    let rename = |model: &mut ModelFile, from: &str, to: &str| {
+        let tensor = model.header.remove(from).expect("a tensor");
+        model.header.insert(to.to_owned(), tensor);
+    };
+    let set_step = |model: &mut ModelFile, step: f32| {
+        let [begin, _] = model.range("head.weight.steps");
+        model.numbers[begin + 8..begin + 12].copy_from_slice(&step.to_le_bytes());
+    };
+    assert_snapshot!(refused(&|model| rename(model, "head.weight.steps", "head.weight.scale")), @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: tensor `head.weight` is I8, but there is no F32 tensor `head.weight.steps` of its steps
+    hint: was the file written by Refrain?
+    ");
+    assert_snapshot!(refused(&|model| rename(model, "head.weight", "head.weights")), @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: tensor `head.weights` is I8, but there is no F32 tensor `head.weights.steps` of its steps
+    hint: was the file written by Refrain?
+    ");
+    assert_snapshot!(refused(&|model| model.tensor("head.weight.steps")["shape"] = json!([1, 53])), @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: tensor `head.weight.steps` has shape [1, 53], expected [53], a step for each row
+    hint: was the file written by Refrain?
+    ");
+    assert_snapshot!(refused(&|model| model.tensor("head.weight")["shape"] = json!([53, 19, 1])), @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: tensor `head.weight` is I8 of shape [53, 19, 1], expected a matrix
+    hint: was the file written by Refrain?
+    ");
+    assert_snapshot!(refused(&|model| model.tensor("head.weight")["dtype"] = json!("U8")), @r#"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: tensor `head.weight` is U8, only F32 and I8 are read
+    hint: convert it with: python -c "import sys, torch, safetensors.torch; source, target = sys.argv[1:]; safetensors.torch.save_file({k: v.float().contiguous().clone() for k, v in safetensors.torch.load_file(source).items()}, target)" 'model.safetensors' 'model.f32.safetensors'
+    "#);
+    assert_snapshot!(refused(&|model| set_step(model, f32::NAN)), @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: tensor `head.weight.steps` holds NaN at flat index 2, expected a positive step
+    hint: the file is damaged: copy or download it again
+    ");
+    assert_snapshot!(refused(&|model| set_step(model, -1.0)), @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: tensor `head.weight.steps` holds -1.0 at flat index 2, expected a positive step
+    hint: the file is damaged: copy or download it again
+    ");
+    let other = refused(&|model| set_step(model, 1.0f32.next_up()));
+    assert_snapshot!(other, @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: row 2 of tensor `head.weight` has a step of 1.0000001, expected 1.0 for its multiples
+    hint: the file is damaged: copy or download it again
+    ");
+    // Steps beside a tensor that is no multiple of them.
+    let plain = ModelFile::of(&scratch.read("run/best.safetensors"));
+    scratch.write(
+        "model.safetensors",
+        plain.changed(|model| {
+            let end = model.numbers.len();
+            model.numbers.extend([0; 53 * 4]);
+            let steps = json!({ "dtype": "F32", "shape": [53], "data_offsets": [end, end + 53 * 4] });
+            model.header.insert("head.weight.steps".to_owned(), steps);
+        }),
+    );
+    assert_snapshot!(scratch.transcript("info model.safetensors"), @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: `model` in the metadata cannot be used: it has no tensor `head.weight.steps`, which the file holds
+    hint: was the file written by Refrain?
+    ");
+}
+
+#[test]
 fn metadata_that_does_not_describe_the_model_is_refused() {
     let scratch = Scratch::with_run();
     let model = ModelFile::of(&scratch.read("run/best.safetensors"));

@@ -2,15 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use refrain::data::grouped;
-use refrain::tasks::score_stream;
-use refrain::text::{Encoding, Vocabulary};
+use refrain::text::Encoding;
 use serde_json::json;
 
 use crate::console::Console;
 use crate::engine::{self, EngineArgs};
-use crate::{input, model, output};
+use crate::{input, model, output, score};
 
 /// Score a text: loss, perplexity, bits per character and per byte
 ///
@@ -37,15 +35,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let trained = model::load(&args.model)?;
     let (name, decoded) = input::read(&args.text, args.encoding)?;
     let mut console = Console::new();
-    let products = engine::products(trained.config.precision);
-    console.line(&format!("{name}: {} ({}); {engine}{products}", decoded.encoding, decoded.reason));
-    let chars = decoded.text.chars().count();
-    let score = score_stream(&trained.model, &trained.vocabulary, &decoded.text, |done| {
-        console.passing(&format!("{} of {} characters", grouped(done), grouped(chars as u64)));
-    });
-    console.clear();
-    let score = score.with_context(|| name.clone())?;
-    let unknown = trained.vocabulary.encode(&decoded.text).iter().filter(|&&id| id == Vocabulary::UNKNOWN).count();
+    let computed = engine::of_model(&trained);
+    console.line(&format!("{name}: {} ({}); {engine}{computed}", decoded.encoding, decoded.reason));
+    let score = score::score(&trained, &name, &decoded.text, &mut console)?;
+    let unknown = score::unknown(&trained.vocabulary, &decoded.text);
     if args.json {
         return output::json(&json!({
             "text": name,
@@ -74,10 +67,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         score.bits_per_byte(),
         grouped(score.bytes),
     );
-    if unknown > 0 {
-        use std::fmt::Write as _;
-        let percent = 100.0 * unknown as f64 / chars as f64;
-        writeln!(report, "unknown         {} characters ({percent:.2} %), scored as <unk>", grouped(unknown as u64))?;
-    }
+    report += &score::unknown_line(unknown, &decoded.text);
     output::write(report.as_bytes())
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use refrain::data::grouped;
+use refrain::models::{Dtype, NamedTensor};
 use serde_json::json;
 
 use crate::{model, output};
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         let shapes: Vec<_> = tensors
             .iter()
-            .map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape, "dtype": "f32" }))
+            .map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape, "dtype": dtype_name(tensor.dtype) }))
             .collect();
         return output::json(&json!({
             "file": file.display().to_string(),
@@ -59,10 +60,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         "model        {} {} × {}, embedding {}, products in {}",
         config.num_layers, config.cell, config.hidden_size, config.embedding_size, config.precision
     )?;
-    writeln!(text, "parameters   {}, f32", grouped(parameters as u64))?;
+    writeln!(text, "parameters   {}, {}", grouped(parameters as u64), dtypes(&tensors))?;
     for tensor in &tensors {
         let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();
-        writeln!(text, "  {:<29} {}", tensor.name, shape.join(" × "))?;
+        let in_eight_bits = if tensor.dtype == Dtype::I8 { ", int8" } else { "" };
+        writeln!(text, "  {:<29} {}{in_eight_bits}", tensor.name, shape.join(" × "))?;
     }
     writeln!(
         text,
@@ -79,6 +81,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     writeln!(text, "written by   refrain {}", provenance.refrain)?;
     writeln!(text, "recipe       shown by --recipe")?;
     output::write(text.as_bytes())
+}
+
+/// As people write it.
+fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "f32",
+        Dtype::I8 => "int8",
+    }
+}
+
+/// In what the tensors are kept, and how many of the parameters, unless it is all of them in f32.
+fn dtypes(tensors: &[NamedTensor]) -> String {
+    let count = |dtype: Dtype| -> usize {
+        tensors.iter().filter(|tensor| tensor.dtype == dtype).map(|tensor| tensor.values.len()).sum()
+    };
+    match [Dtype::I8, Dtype::F32].map(count) {
+        [0, _] => dtype_name(Dtype::F32).to_owned(),
+        [in_eight_bits, others] => {
+            format!("{} of them int8, {} f32", grouped(in_eight_bits as u64), grouped(others as u64))
+        }
+    }
 }
 
 /// The characters themselves, as many as a line holds.

@@ -6,4 +6,5 @@ pub(crate) mod evaluate;
 pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod man;
+pub(crate) mod quantize;
 pub(crate) mod train;
