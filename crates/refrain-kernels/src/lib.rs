@@ -64,5 +64,6 @@ pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
 pub use recurrent::{
     Cell, Int8Matrix, OutputGradients, SequenceGradients, SequenceInputs, SequenceOutputs, SequenceShape,
-    SequenceTrace, StepMatrix, StepWeights, WeightFormat, sequence_backward, sequence_forward, sequence_forward_traced,
+    SequenceTrace, StepInput, StepMatrix, StepWeights, WeightFormat, sequence_backward, sequence_forward,
+    sequence_forward_traced,
 };

@@ -36,7 +36,7 @@ use crate::shape::elements;
 use cell::Step;
 pub use int8::Int8Matrix;
 use plan::Plan;
-pub use stepper::{StepMatrix, StepWeights, WeightFormat};
+pub use stepper::{StepInput, StepMatrix, StepWeights, WeightFormat};
 
 /// A recurrent cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

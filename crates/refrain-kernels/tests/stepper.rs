@@ -5,7 +5,8 @@ mod common;
 use common::sequence_reference::Problem;
 use common::{Noise, assert_close, bits, engines, wide};
 use refrain_kernels::{
-    Cell, Engine, Precision, SequenceOutputs, SequenceShape, StepMatrix, StepWeights, WeightFormat, sequence_forward,
+    Cell, Engine, Precision, SequenceOutputs, SequenceShape, StepInput, StepMatrix, StepWeights, WeightFormat,
+    sequence_forward,
 };
 
 const FORMATS: [(WeightFormat, f64); 3] =
@@ -23,7 +24,7 @@ fn stepped(engine: &Engine, format: WeightFormat, problem: &Problem, sequences: 
     for step in 0..seq_len {
         let row = |sequence: usize| &problem.input[(sequence * seq_len + step) * input_size..][..input_size];
         let input: Vec<f32> = sequences.clone().flat_map(row).copied().collect();
-        weights.step(engine, &input, &mut hidden, &mut cell_state);
+        weights.step(engine, StepInput::Features(&input), &mut hidden, &mut cell_state);
         for (sequence, hidden) in hidden.chunks(hidden_size).enumerate() {
             output[(sequence * seq_len + step) * hidden_size..][..hidden_size].copy_from_slice(hidden);
         }
@@ -66,6 +67,50 @@ fn a_stream_has_the_same_bits_alone_and_beside_others_on_any_number_of_threads()
             }
         }
     }
+}
+
+#[test]
+fn products_of_tokens_computed_beforehand_are_those_of_every_step() {
+    for cell in Cell::ALL {
+        for (streams, tokens, input_size, hidden_size) in [(1, 1, 1, 1), (3, 7, 5, 17), (40, 33, 70, 50)] {
+            let mut noise = Noise::new(streams as u64);
+            let gates = cell.num_gates() * hidden_size;
+            let embedding = noise.floats(tokens * input_size);
+            let (weight_ih, weight_hh) = (noise.floats(gates * input_size), noise.floats(gates * hidden_size));
+            let bias = noise.floats(cell.num_biases() * hidden_size);
+            let weights = [&weight_ih[..], &weight_hh, &bias];
+            let mut next = || (0..streams).map(|_| (noise.bits() % tokens as u64) as u32).collect::<Vec<u32>>();
+            let written = [next(), next(), next()];
+            for engine in engines(2) {
+                for (format, _) in FORMATS {
+                    let of_features = StepWeights::new(&engine, format, cell, weights, hidden_size);
+                    let of_tokens = StepWeights::for_tokens(&engine, format, cell, weights, hidden_size, &embedding);
+                    assert_eq!(of_features.num_weights() - of_tokens.num_weights(), weight_ih.len());
+                    let cells = if cell.has_cell_state() { streams * hidden_size } else { 0 };
+                    let mut states = [(); 2].map(|()| (vec![0.5; streams * hidden_size], vec![0.25; cells]));
+                    let [(hidden, cell_state), (of_tokens_hidden, of_tokens_cell_state)] = &mut states;
+                    for tokens in &written {
+                        let row = |token: &u32| &embedding[*token as usize * input_size..][..input_size];
+                        let features: Vec<f32> = tokens.iter().flat_map(row).copied().collect();
+                        of_features.step(&engine, StepInput::Features(&features), hidden, cell_state);
+                        of_tokens.step(&engine, StepInput::Tokens(tokens), of_tokens_hidden, of_tokens_cell_state);
+                    }
+                    let name = format!("{cell:?} of {hidden_size} in {format:?} on {}", engine.isa());
+                    assert_eq!(bits(hidden), bits(of_tokens_hidden), "{name}");
+                    assert_eq!(bits(cell_state), bits(of_tokens_cell_state), "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "token 2 of 2")]
+fn a_token_beyond_those_of_the_weights_is_a_bug() {
+    let engine = &engines(1)[0];
+    let weights = [&[1.0, 1.0][..], &[1.0, 1.0, 1.0, 1.0], &[0.0, 0.0]];
+    let weights = StepWeights::for_tokens(engine, WeightFormat::F32, Cell::RnnTanh, weights, 2, &[1.0, 2.0]);
+    weights.step(engine, StepInput::Tokens(&[2]), &mut [0.0; 2], &mut []);
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(super) fn forward<C: Step>(
     let layer = Layer { weight_ih: inputs.weight_ih, weight_hh: inputs.weight_hh, bias: inputs.bias };
     let mut packed = PackedLayer::new::<C>(&plan, engine.free_list());
     let packed = packed.shared();
-    let state = Given { input: inputs.input, hidden: inputs.hidden, cell_state: inputs.cell_state };
+    let state = Given { input: Input::Features(inputs.input), hidden: inputs.hidden, cell_state: inputs.cell_state };
     with_encoding!(plan.format, E => {
         TimeLoop::<C, E>::run(engine, plan, (packed, Some(layer)), state, [output, last_cell_state], trace);
     });
@@ -55,10 +55,19 @@ pub(super) struct Layer<'a> {
     pub(super) bias: &'a [f32],
 }
 
+/// What a pass reads at every step.
+#[derive(Clone, Copy)]
+pub(super) enum Input<'a> {
+    /// `[batch_size, seq_len, input_size]`
+    Features(&'a [f32]),
+    /// For a pass of one step, whose plan has no input: the products themselves, by token, and a token for every sequence.
+    Tokens { products: &'a [f32], tokens: &'a [u32] },
+}
+
 /// What a pass reads beside the weights, as [`SequenceInputs`].
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
-    pub(super) input: &'a [f32],
+    pub(super) input: Input<'a>,
     pub(super) hidden: &'a [f32],
     pub(super) cell_state: &'a [f32],
 }
@@ -246,9 +255,19 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
         for first in (0..shape.seq_len).step_by(self.chunks.steps) {
             let steps = first..(first + self.chunks.steps).min(shape.seq_len);
-            self.pack_input(member, &steps);
-            member.barrier();
-            self.input_products(&tiles, &mut work.sums, &own, &steps);
+            match self.inputs.input {
+                Input::Features(input) => {
+                    self.pack_input(member, input, &steps);
+                    member.barrier();
+                    self.input_products(&tiles, &mut work.sums, &own, &steps);
+                }
+                Input::Tokens { products, tokens } => {
+                    member.barrier();
+                    for tile in own.clone() {
+                        self.token_products(products, tokens, tile);
+                    }
+                }
+            }
             for step in steps {
                 for offset in 0..own.len() {
                     // There and back: what the last step used last is still in the cache.
@@ -331,8 +350,8 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     }
 
     /// Packs a member's share of a chunk's input.
-    fn pack_input(&self, member: Member, steps: &Range<usize>) {
-        let Self { plan, inputs, .. } = self;
+    fn pack_input(&self, member: Member, input: &[f32], steps: &Range<usize>) {
+        let Self { plan, .. } = self;
         let SequenceShape { seq_len, input_size, .. } = plan.shape;
         let packing = plan.left(input_size);
         for (index, group) in self.groups(steps).enumerate() {
@@ -347,11 +366,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 let to = unsafe { self.input.part_mut(place * packing.len(), packing.len()) };
                 packing.contiguous_terms(to, |line| {
                     let (step, row) = (group.start + line / rows.len(), rows.start + line % rows.len());
-                    if step < group.end {
-                        &inputs.input[(row * seq_len + step) * input_size..][..input_size]
-                    } else {
-                        &[]
-                    }
+                    if step < group.end { &input[(row * seq_len + step) * input_size..][..input_size] } else { &[] }
                 });
             }
         }
@@ -394,6 +409,30 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                             to: unsafe { self.kept_blocks(step, tile) },
                             cell: PhantomData,
                         });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts the sums of a tile of the only step from products that are there already.
+    fn token_products(&self, products: &[f32], tokens: &[u32], tile: usize) {
+        let Self { plan, .. } = self;
+        let hidden_size = plan.shape.hidden_size;
+        let (panel, row_block) = plan.position(tile);
+        let units = plan.units(panel);
+        // SAFETY: the biases are complete since the barrier.
+        let bias = unsafe { self.packed.bias.part(panel * C::SUMS * plan.units, C::SUMS * plan.units) };
+        // SAFETY: the tile is this member's.
+        let to = unsafe { self.kept_blocks(0, tile) };
+        let blocks = bias.chunks_exact(plan.units).zip(to.chunks_exact_mut(plan.block_len()));
+        for (sum, (bias, to)) in blocks.enumerate() {
+            for (&token, to) in tokens[plan.rows(row_block)].iter().zip(to.chunks_exact_mut(plan.units)) {
+                to.copy_from_slice(bias);
+                if sum < C::GATES {
+                    let start = (token as usize * C::GATES + sum) * hidden_size;
+                    for (to, product) in to.iter_mut().zip(&products[start..][units.clone()]) {
+                        *to += product;
                     }
                 }
             }

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::cell::Step;
-use super::forward::{Given, Layer, PackedLayer, TimeLoop};
+use super::forward::{Given, Input, Layer, PackedLayer, TimeLoop};
 use super::int8::Int8Matrix;
 use super::lanes::Lanes;
 use super::plan::Plan;
@@ -188,6 +188,15 @@ fn right(arch: Arch, format: Format, shape: TileShape, terms: usize) -> Packing 
     Packing { arch, format, side: Side::Right, lines: shape.width, terms }
 }
 
+/// What a step reads.
+#[derive(Clone, Copy, Debug)]
+pub enum StepInput<'a> {
+    /// `[streams, input_size]`
+    Features(&'a [f32]),
+    /// `[streams]`, each below the number of tokens that the weights are [for](StepWeights::for_tokens).
+    Tokens(&'a [u32]),
+}
+
 /// A layer's weights, prepared for one step at a time.
 #[derive(Clone, Debug)]
 pub struct StepWeights {
@@ -195,6 +204,8 @@ pub struct StepWeights {
     input_size: usize,
     hidden_size: usize,
     weights: LayerWeights,
+    /// The products of every token, `[num_tokens, num_gates * hidden_size]`, in place of weights for the input.
+    products: Option<Vec<f32>>,
 }
 
 #[derive(Clone, Debug)]
@@ -248,7 +259,37 @@ impl StepWeights {
                 LayerWeights::Packed(arch, format, Arc::new(packed))
             }
         };
-        Self { cell, input_size, hidden_size, weights }
+        Self { cell, input_size, hidden_size, weights, products: None }
+    }
+
+    /// The weights of a layer whose input is one of some tokens: their products with `weight_ih` are computed once, to the
+    /// same bits as at every step, and then take its place. They are as many as its own numbers where there are as many
+    /// tokens as features.
+    ///
+    /// # Shapes
+    ///
+    /// As [`StepWeights::new`], and `embedding` `[num_tokens, input_size]`.
+    ///
+    /// # Panics
+    ///
+    /// When these do not fit together.
+    pub fn for_tokens(
+        engine: &Engine,
+        format: WeightFormat,
+        cell: Cell,
+        [weight_ih, weight_hh, bias]: [&[f32]; 3],
+        hidden_size: usize,
+        embedding: &[f32],
+    ) -> Self {
+        let gates = cell.num_gates() * hidden_size;
+        let input_size = weight_ih.len().checked_div(gates).unwrap_or(0);
+        let num_tokens = embedding.len().checked_div(input_size).unwrap_or(0);
+        assert_eq!(embedding.len(), num_tokens * input_size, "an embedding of {input_size} features");
+        let mut products = vec![0.0; num_tokens * gates];
+        let matrix = StepMatrix::new(engine, format, weight_ih, gates, input_size);
+        matrix.product(engine, embedding, &vec![0.0; gates], &mut products);
+        let recurrent = Self::new(engine, format, cell, [&[], weight_hh, bias], hidden_size);
+        Self { products: Some(products), ..recurrent }
     }
 
     /// The cell.
@@ -256,9 +297,14 @@ impl StepWeights {
         self.cell
     }
 
-    /// Features of the input.
+    /// Features of the input; none of weights for tokens.
     pub fn input_size(&self) -> usize {
         self.input_size
+    }
+
+    /// Weights that every step reads.
+    pub fn num_weights(&self) -> usize {
+        self.cell.num_gates() * self.hidden_size * (self.input_size + self.hidden_size)
     }
 
     /// Hidden units.
@@ -270,16 +316,32 @@ impl StepWeights {
     ///
     /// # Shapes
     ///
-    /// `input` `[streams, input_size]`, `hidden` `[streams, hidden_size]`, `cell_state` the same for the LSTM, else empty.
+    /// `hidden` `[streams, hidden_size]`, `cell_state` the same for the LSTM, else empty.
     ///
     /// # Panics
     ///
-    /// When a slice does not have its shape.
-    pub fn step(&self, engine: &Engine, input: &[f32], hidden: &mut [f32], cell_state: &mut [f32]) {
+    /// When a slice does not have its shape, a token is none of those that the weights are for, or the weights are for tokens
+    /// and the input is not.
+    pub fn step(&self, engine: &Engine, input: StepInput, hidden: &mut [f32], cell_state: &mut [f32]) {
         let Self { cell, input_size, hidden_size, .. } = *self;
         let streams = hidden.len().checked_div(hidden_size).unwrap_or(0);
         assert_eq!(hidden.len(), streams * hidden_size, "a hidden state of {} for {hidden_size} units", hidden.len());
-        assert_eq!(input.len(), streams * input_size, "input for {streams} streams of {input_size}");
+        let input = match (input, &self.products) {
+            (StepInput::Features(features), None) => {
+                assert_eq!(features.len(), streams * input_size, "input for {streams} streams of {input_size}");
+                Input::Features(features)
+            }
+            (StepInput::Tokens(tokens), Some(products)) => {
+                assert_eq!(tokens.len(), streams, "tokens for {streams} streams");
+                let num_tokens = products.len() / (cell.num_gates() * hidden_size).max(1);
+                if let Some(token) = tokens.iter().find(|&&token| token as usize >= num_tokens) {
+                    panic!("token {token} of {num_tokens}");
+                }
+                Input::Tokens { products, tokens }
+            }
+            (StepInput::Features(_), Some(_)) => panic!("features for weights that are for tokens"),
+            (StepInput::Tokens(_), None) => panic!("tokens for weights that are for features"),
+        };
         let cells = if cell.has_cell_state() { hidden.len() } else { 0 };
         assert_eq!(cell_state.len(), cells, "a cell state for {streams} streams of {hidden_size} units");
         if streams == 0 {
@@ -321,13 +383,16 @@ impl Int8Layer<'_> {
     fn step<C: Step>(
         &self,
         engine: &Engine,
-        (input, before): (&[f32], &[f32]),
+        (input, before): (Input, &[f32]),
         hidden: &mut [f32],
         cell_state: &mut [f32],
     ) {
         let hidden_size = self.hidden_size;
         let streams = hidden.len() / hidden_size;
-        let input_size = input.len() / streams;
+        let input_size = match input {
+            Input::Features(features) => features.len() / streams,
+            Input::Tokens { .. } => 0,
+        };
         let has_cell_state = !cell_state.is_empty();
         let (hidden, cell_state) = (SharedSlice::new(hidden), SharedSlice::new(cell_state));
         let blocks = hidden_size.div_ceil(UNITS);
@@ -342,7 +407,10 @@ impl Int8Layer<'_> {
                         let start = (first + i).min(streams - 1) * size;
                         start..start + size
                     };
-                    let x: [&[f32]; MAX_INPUT_ROWS] = std::array::from_fn(|i| &input[row(input_size, i)]);
+                    let x = match input {
+                        Input::Features(features) => std::array::from_fn(|i| &features[row(input_size, i)]),
+                        Input::Tokens { .. } => [&[][..]; MAX_INPUT_ROWS],
+                    };
                     let h: [&[f32]; MAX_INPUT_ROWS] = std::array::from_fn(|i| &before[row(hidden_size, i)]);
                     for (sum, block) in lanes.sums.iter_mut().enumerate().take(C::SUMS) {
                         for (index, unit) in units.clone().enumerate() {
@@ -356,7 +424,14 @@ impl Int8Layer<'_> {
                         for unit in units.clone().step_by(WEIGHT_ROWS) {
                             let present = WEIGHT_ROWS.min(units.end - unit);
                             let first_row = gate * hidden_size + unit;
-                            let from_input = self.weight_ih.dots(engine, &x[..rows.len()], first_row);
+                            let from_input = match input {
+                                Input::Features(_) => self.weight_ih.dots(engine, &x[..rows.len()], first_row),
+                                Input::Tokens { products, tokens } => std::array::from_fn(|i| {
+                                    let token = tokens[(first + i).min(streams - 1)] as usize;
+                                    let products = &products[token * C::GATES * hidden_size + first_row..];
+                                    std::array::from_fn(|w| products[w.min(present - 1)])
+                                }),
+                            };
                             let from_hidden = self.weight_hh.dots(engine, &h[..rows.len()], first_row);
                             for i in 0..rows.len() {
                                 let at = i * UNITS + unit - units.start;

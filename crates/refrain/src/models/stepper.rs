@@ -1,6 +1,6 @@
 //! A language model one token at a time, its weights prepared once.
 
-use refrain_kernels::{Engine, Precision, StepMatrix, StepWeights, WeightFormat};
+use refrain_kernels::{Engine, Precision, StepInput, StepMatrix, StepWeights, WeightFormat};
 
 use super::artefact::Dtype;
 use super::language_model::LanguageModel;
@@ -9,8 +9,8 @@ use crate::nn::{RecurrentState, values};
 /// Steps a language model for one stream or many; a stream's scores do not depend on those beside it, not by a bit.
 #[derive(Clone, Debug)]
 pub struct LanguageModelStepper {
-    /// `[vocab_size, embedding_size]`
-    embedding: Vec<f32>,
+    /// `[vocab_size, embedding_size]`, if the lowest layer's weights are not for tokens.
+    embedding: Option<Vec<f32>>,
     /// From the lowest up.
     layers: Vec<StepWeights>,
     head: StepMatrix,
@@ -36,15 +36,27 @@ impl LanguageModelStepper {
         Self::with_format(model, format)
     }
 
-    /// The model's weights in another format. Embeddings stay as they are: a token reads one row of them.
+    /// The model's weights in another format. Embeddings stay as they are: a token reads one row of them. Where there are no
+    /// more tokens than features, their products with the lowest layer's weights are computed here, once for all steps.
     pub fn with_format(model: &LanguageModel, format: WeightFormat) -> Self {
         let (head, head_bias) = model.head.step_matrix(format);
+        let [vocab_size, embedding_size] = model.embedding.weight.dims();
+        let embedding = values(model.embedding.weight.val());
+        let for_tokens = vocab_size <= embedding_size;
+        let layers = model.recurrent.layers.iter().enumerate();
         Self {
-            embedding: values(model.embedding.weight.val()),
-            layers: model.recurrent.layers.iter().map(|layer| layer.step_weights(format)).collect(),
+            layers: layers
+                .map(|(index, layer)| layer.step_weights(format, (for_tokens && index == 0).then_some(&embedding)))
+                .collect(),
+            embedding: (!for_tokens).then_some(embedding),
             head,
             head_bias,
         }
+    }
+
+    /// Weights that every step reads.
+    pub fn num_weights(&self) -> usize {
+        self.layers.iter().map(StepWeights::num_weights).sum::<usize>() + self.head.rows() * self.head.cols()
     }
 
     /// Tokens that the model knows.
@@ -82,17 +94,19 @@ impl LanguageModelStepper {
     pub fn step(&self, tokens: &[u32], state: &mut StepperState) -> Vec<f32> {
         assert_eq!(tokens.len(), state.streams, "tokens for {} streams", state.streams);
         let engine = Engine::current();
-        let embedding_size = self.layers.first().map_or(self.head.cols(), StepWeights::input_size);
-        let mut input = Vec::with_capacity(tokens.len() * embedding_size);
         for &token in tokens {
             assert!((token as usize) < self.vocab_size(), "token {token} of a vocabulary of {}", self.vocab_size());
-            input.extend_from_slice(&self.embedding[token as usize * embedding_size..][..embedding_size]);
         }
-        let mut features = &input[..];
+        let embedded = self.embedding.as_ref().map(|embedding| {
+            let size = embedding.len() / self.vocab_size();
+            tokens.iter().flat_map(|&token| &embedding[token as usize * size..][..size]).copied().collect::<Vec<f32>>()
+        });
+        let mut input = embedded.as_ref().map_or(StepInput::Tokens(tokens), |embedded| StepInput::Features(embedded));
         for (weights, [hidden, cell_state]) in self.layers.iter().zip(&mut state.layers) {
-            weights.step(&engine, features, hidden, cell_state);
-            features = hidden;
+            weights.step(&engine, input, hidden, cell_state);
+            input = StepInput::Features(hidden);
         }
+        let [features, _] = state.layers.last().expect("a model has layers");
         let mut scores = vec![0.0; tokens.len() * self.vocab_size()];
         self.head.product(&engine, features, &self.head_bias, &mut scores);
         scores

@@ -46,11 +46,15 @@ pub(super) struct RecurrentLayer<'a> {
 
 impl RecurrentLayer<'_> {
     /// As [`Layer::step_weights`](super::Layer::step_weights).
-    pub(super) fn step_weights(self, format: WeightFormat) -> StepWeights {
+    pub(super) fn step_weights(self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
         let [_, hidden_size] = self.weight_hh.dims();
-        let (weight_ih, weight_hh, bias) =
-            (values(self.weight_ih.val()), values(self.weight_hh.val()), values(self.bias.val()));
-        StepWeights::new(&Engine::current(), format, self.cell, [&weight_ih, &weight_hh, &bias], hidden_size)
+        let weights = [values(self.weight_ih.val()), values(self.weight_hh.val()), values(self.bias.val())];
+        let weights = weights.each_ref().map(Vec::as_slice);
+        let engine = Engine::current();
+        match embedding {
+            None => StepWeights::new(&engine, format, self.cell, weights, hidden_size),
+            Some(embedding) => StepWeights::for_tokens(&engine, format, self.cell, weights, hidden_size, embedding),
+        }
     }
 
     /// Shapes and panics as every layer's `forward` documents them.

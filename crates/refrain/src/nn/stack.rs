@@ -76,9 +76,13 @@ impl Layer {
         self.borrowed().forward(input, state)
     }
 
-    /// The weights in `format`, for one step at a time.
-    pub fn step_weights(&self, format: WeightFormat) -> StepWeights {
-        self.borrowed().step_weights(format)
+    /// The weights in `format`, for one step at a time; of a layer that reads embedded tokens, with the embedding `[num_tokens,
+    /// input_size]`, [for these](StepWeights::for_tokens).
+    ///
+    /// # Panics
+    /// If the embedding does not fit the weights.
+    pub fn step_weights(&self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
+        self.borrowed().step_weights(format, embedding)
     }
 
     fn borrowed(&self) -> RecurrentLayer<'_> {

@@ -62,17 +62,27 @@ pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Ti
     let Subject { kind, ref case, precision } = *subject;
     let model = models.get(case.model, precision);
     let tokens = case.batch_size * case.seq_len;
-    let weights = product_weights(&model, kind) as f64;
+    let (mut step, weights): (Box<dyn FnMut()>, usize) = match kind {
+        Kind::Generate => {
+            let stepper = stepper(&model, precision);
+            let weights = stepper.num_weights();
+            (generate(stepper, case), weights)
+        }
+        Kind::Train | Kind::Layer | Kind::Infer => {
+            let weights = product_weights(&model, kind);
+            let step = match kind {
+                Kind::Train => train(model, case),
+                Kind::Layer => layer(model, case),
+                _ => infer(&model, case),
+            };
+            (step, weights)
+        }
+    };
+    let weights = weights as f64;
     let (passes, warm_up, bytes) = match kind {
         Kind::Train | Kind::Layer => (3.0, 2, None),
         Kind::Infer => (1.0, 2, None),
         Kind::Generate => (1.0, 1, Some(weights * (bytes_of(precision) * case.seq_len) as f64)),
-    };
-    let mut step = match kind {
-        Kind::Train => train(model, case),
-        Kind::Layer => layer(model, case),
-        Kind::Infer => infer(&model, case),
-        Kind::Generate => generate(&model, case, precision),
     };
     for _ in 0..warm_up {
         step();
@@ -149,13 +159,16 @@ fn bytes_of(precision: Precision) -> usize {
     }
 }
 
-fn generate(model: &LanguageModel, case: &Case, precision: Precision) -> Box<dyn FnMut()> {
+fn stepper(model: &LanguageModel, precision: Precision) -> LanguageModelStepper {
     let format = match precision {
         Precision::F32 => WeightFormat::F32,
         Precision::Bf16 => WeightFormat::Bf16,
         Precision::Int8 => WeightFormat::Int8,
     };
-    let stepper = LanguageModelStepper::with_format(&model.valid(), format);
+    LanguageModelStepper::with_format(&model.valid(), format)
+}
+
+fn generate(stepper: LanguageModelStepper, case: &Case) -> Box<dyn FnMut()> {
     let sampler = Sampler { temperature: 1.0, top_k: None };
     let (streams, seq_len) = (case.batch_size as u64, case.seq_len);
     Box::new(move || {
@@ -179,10 +192,12 @@ mod tests {
 
     use super::*;
 
-    /// `flops` of `benches/peers/torch_speed.py`, times the passes of a kind.
+    /// `flops` of `benches/peers/torch_speed.py`, times the passes of a kind; less what generation computes once for all
+    /// tokens, as they are fewer than features.
     fn reference_flops(kind: Kind, case: Case) -> f64 {
         let ModelShape { vocab_size, hidden_size, num_layers, .. } = case.model;
-        let layers = num_layers * 2 * 4 * hidden_size * 2 * hidden_size;
+        let products = if kind == Kind::Generate { 2 * num_layers - 1 } else { 2 * num_layers };
+        let layers = products * 2 * 4 * hidden_size * hidden_size;
         let head = if kind == Kind::Layer { 0 } else { 2 * hidden_size * vocab_size };
         let passes = if matches!(kind, Kind::Train | Kind::Layer) { 3 } else { 1 };
         (passes * case.batch_size * case.seq_len * (layers + head)) as f64
@@ -204,10 +219,17 @@ mod tests {
 
     #[test]
     fn generation_alone_reads_its_weights_for_every_token() {
-        let model = ModelShape { cell: CellKind::Lstm, vocab_size: 7, hidden_size: 12, num_layers: 1 };
-        let case = Case { name: "tiny", model, batch_size: 1, seq_len: 5 };
-        let bytes = |kind| time(&Subject { kind, case, precision: Precision::F32 }, 1, &mut Models::default()).bytes;
-        assert_eq!(bytes(Kind::Generate), Some(f64::from(5 * 4 * (4 * 12 * 24 + 7 * 12))));
-        assert_eq!(bytes(Kind::Infer), None);
+        let case = |vocab_size: usize| {
+            let model = ModelShape { cell: CellKind::Lstm, vocab_size, hidden_size: 12, num_layers: 1 };
+            Case { name: "tiny", model, batch_size: 1, seq_len: 5 }
+        };
+        let bytes = |kind, vocab_size| {
+            let subject = Subject { kind, case: case(vocab_size), precision: Precision::F32 };
+            time(&subject, 1, &mut Models::default()).bytes
+        };
+        assert_eq!(bytes(Kind::Generate, 13), Some(f64::from(5 * 4 * (4 * 12 * 24 + 13 * 12))));
+        // Of no more tokens than features the products are there already.
+        assert_eq!(bytes(Kind::Generate, 12), Some(f64::from(5 * 4 * (4 * 12 * 12 + 12 * 12))));
+        assert_eq!(bytes(Kind::Infer, 13), None);
     }
 }
