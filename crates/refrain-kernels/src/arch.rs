@@ -177,6 +177,7 @@ pub enum Bf16Support {
 pub(crate) struct Arch {
     isa: Isa,
     bf16: Bf16Support,
+    has_vnni: bool,
 }
 
 impl Arch {
@@ -187,7 +188,12 @@ impl Arch {
             Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => Bf16Support::Avx512,
             _ => Bf16Support::Emulated,
         };
-        isa.is_supported().then_some(Self { isa, bf16 })
+        let has_vnni = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx | Isa::Avx512 => is_x86_feature_detected!("avx512vnni"),
+            _ => false,
+        };
+        isa.is_supported().then_some(Self { isa, bf16, has_vnni })
     }
 
     pub(crate) fn isa(self) -> Isa {
@@ -196,6 +202,12 @@ impl Arch {
 
     pub(crate) fn bf16(self) -> Bf16Support {
         self.bf16
+    }
+
+    /// Whether it comes with AVX-512's instruction for products of bytes.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_vnni(self) -> bool {
+        self.has_vnni
     }
 
     /// Lanes of a vector.
@@ -239,6 +251,14 @@ impl Arch {
         assert!(self.bf16 == Bf16Support::Avx512, "no bfloat16 instruction");
         // SAFETY: `Arch::new` is the only constructor and has found the features of AVX-512 and this one.
         unsafe { avx512::run_bf16(kernel) }
+    }
+
+    /// Runs the kernel compiled for AVX-512 with its instruction for products of bytes, which this arch must have.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn run_vnni<K: Kernel>(self, kernel: K) -> K::Output {
+        assert!(self.has_vnni, "no instruction for products of bytes");
+        // SAFETY: `Arch::new` has found the features of AVX-512 and this one.
+        unsafe { avx512::run_vnni(kernel) }
     }
 
     /// Readies the calling thread for tiles, until what comes back is dropped: of these there must be one a thread at a time.

@@ -12,7 +12,7 @@ use crate::format::{Format, Precision};
 use crate::pack::{Packing, Side};
 use crate::pool::Member;
 use crate::prefetch::prefetch_run;
-use crate::row_dot::{RowDot, share_dots};
+use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS};
 use crate::shape::elements;
 use crate::shared::SharedSlice;
 use crate::tile::{Sums, TileProduct, TileShape, load, store};
@@ -404,23 +404,31 @@ impl Chunks {
 
 /// A product of few rows with a transposed factor, `weight` `[n, k]`: dot products of rows.
 fn row_dot_product(engine: &Engine, a: MatRef, weight: MatRef, start: Start, out: Output) {
-    let (n, terms) = (weight.rows, 0..weight.cols);
-    let weights = |first: usize| std::array::from_fn(|i| weight.row((first + i).min(n - 1), terms.clone()));
-    share_dots(
-        engine,
-        [a.rows, weight.cols, n],
-        |row| a.row(row, terms.clone()),
-        |inputs, first| engine.kernel(RowDot { inputs, weights: weights(first) }),
-        |row, first, dots| {
-            // SAFETY: each group of columns belongs to one member.
-            let out = unsafe { out.data.part_mut(row * out.stride + first, dots.len()) };
-            for (i, (out, dot)) in out.iter_mut().zip(dots).enumerate() {
-                *out = match start {
-                    Start::Zero => *dot,
-                    Start::Output => *out + dot,
-                    Start::Bias(bias) => bias[first + i] + dot,
-                };
+    let n = weight.rows;
+    let terms = 0..weight.cols;
+    let members = engine.members_for_flops(2 * a.rows * weight.cols.max(1) * n);
+    engine.run(members, |member| {
+        for group in member.share(n.div_ceil(WEIGHT_ROWS)) {
+            let first = group * WEIGHT_ROWS;
+            let count = WEIGHT_ROWS.min(n - first);
+            let weights = std::array::from_fn(|i| weight.row((first + i).min(n - 1), terms.clone()));
+            for first_row in (0..a.rows).step_by(MAX_INPUT_ROWS) {
+                let rows = first_row..(first_row + MAX_INPUT_ROWS).min(a.rows);
+                let inputs: [&[f32]; MAX_INPUT_ROWS] =
+                    std::array::from_fn(|i| a.row((first_row + i).min(a.rows - 1), terms.clone()));
+                let dots = engine.kernel(RowDot { inputs: &inputs[..rows.len()], weights });
+                for (row, dots) in rows.zip(dots) {
+                    // SAFETY: each group of columns belongs to one member.
+                    let out = unsafe { out.data.part_mut(row * out.stride + first, count) };
+                    for (i, (out, dot)) in out.iter_mut().zip(dots).enumerate() {
+                        *out = match start {
+                            Start::Zero => dot,
+                            Start::Output => *out + dot,
+                            Start::Bias(bias) => bias[first + i] + dot,
+                        };
+                    }
+                }
             }
-        },
-    );
+        }
+    });
 }

@@ -20,6 +20,7 @@ mod cell;
 mod forward;
 mod gru;
 mod int8;
+mod int8_panels;
 mod lanes;
 mod lstm;
 mod plan;

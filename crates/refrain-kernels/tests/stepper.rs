@@ -137,6 +137,46 @@ fn a_matrix_of_any_format_is_its_rows() {
 }
 
 #[test]
+fn eight_bits_add_up_to_the_same_on_every_processor_whatever_the_length() {
+    for (rows, cols, count) in [(1, 1, 1), (16, 4, 4), (17, 515, 3), (33, 1030, 6), (2, 70_001, 2)] {
+        let mut noise = Noise::new(cols as u64);
+        let (mut matrix, mut vectors) = (noise.floats(rows * cols), noise.floats(count * cols));
+        // The greatest sums that there are, of either sign.
+        matrix[..cols].fill(1.0);
+        vectors[..cols].fill(-1.0);
+        let products = engines(2).into_iter().map(|engine| {
+            let mut out = vec![f32::NAN; count * rows];
+            let matrix = StepMatrix::new(&engine, WeightFormat::Int8, &matrix, rows, cols);
+            matrix.product(&engine, &vectors, &vec![0.0; rows], &mut out);
+            assert!((f64::from(out[0]) / -(cols as f64) - 1.0).abs() < 1e-6, "{} for {cols}", out[0]);
+            bits(&out)
+        });
+        let products: Vec<_> = products.collect();
+        assert!(products.iter().all(|product| *product == products[0]), "[{rows}, {cols}] · {count}");
+    }
+}
+
+#[test]
+fn vectors_of_any_size_meet_eight_bits() {
+    for engine in engines(1) {
+        let matrix = StepMatrix::new(&engine, WeightFormat::Int8, &[1.0, -2.0], 1, 2);
+        let product = |vector: [f32; 2]| {
+            let mut out = [f32::NAN];
+            matrix.product(&engine, &vector, &[0.0], &mut out);
+            out[0]
+        };
+        assert_eq!(product([0.0, 0.0]).to_bits(), 0);
+        assert_eq!(product([f32::MIN_POSITIVE / 4.0, 0.0]).to_bits(), 0, "as good as zero");
+        assert!(
+            (product([1e30, 0.0]) / 1e30 - 1.0).abs() < 0.01 && (product([0.0, 1e-30]) / -2e-30 - 1.0).abs() < 0.01
+        );
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(product([broken, 1.0]).is_nan() && product([1.0, broken]).is_nan(), "{broken}");
+        }
+    }
+}
+
+#[test]
 fn a_weight_that_is_no_number_is_seen_in_every_format() {
     for engine in engines(1) {
         for (format, _) in FORMATS {

@@ -1,9 +1,6 @@
 //! Matrices in eight bits a weight.
 
-use crate::engine::Engine;
-use crate::row_dot::{MAX_INPUT_ROWS, RowDot, WEIGHT_ROWS, share_dots};
 use crate::shape::elements;
-use crate::shared::SharedSlice;
 
 /// The greatest magnitude of eight bits.
 const MOST: f32 = 127.0;
@@ -72,43 +69,6 @@ impl Int8Matrix {
     pub fn values(&self) -> Vec<f32> {
         let value = |(index, &multiple): (usize, &i8)| f32::from(multiple) * self.steps[index / self.cols];
         self.multiples.iter().enumerate().map(value).collect()
-    }
-
-    /// As [`StepMatrix::product`](super::StepMatrix::product).
-    pub(super) fn product(&self, engine: &Engine, vectors: &[f32], bias: &[f32], out: &mut [f32]) {
-        let count = out.len() / self.rows;
-        let out = SharedSlice::new(out);
-        share_dots(
-            engine,
-            [count, self.cols, self.rows],
-            |vector| &vectors[vector * self.cols..][..self.cols],
-            |inputs, first| self.dots(engine, inputs, first),
-            |vector, first, dots| {
-                // SAFETY: each group of rows belongs to one member.
-                let out = unsafe { out.part_mut(vector * self.rows + first, dots.len()) };
-                for ((out, dot), bias) in out.iter_mut().zip(dots).zip(&bias[first..]) {
-                    *out = dot + bias;
-                }
-            },
-        );
-    }
-
-    /// The products of some vectors with four rows from `first` on; beyond the last row that one again.
-    pub(super) fn dots(
-        &self,
-        engine: &Engine,
-        inputs: &[&[f32]],
-        first: usize,
-    ) -> [[f32; WEIGHT_ROWS]; MAX_INPUT_ROWS] {
-        let index = |i: usize| (first + i).min(self.rows - 1);
-        let row = |i: usize| &self.multiples[index(i) * self.cols..][..self.cols];
-        let mut dots = engine.kernel(RowDot { inputs, weights: std::array::from_fn(row) });
-        for dots in &mut dots {
-            for (i, dot) in dots.iter_mut().enumerate() {
-                *dot *= self.steps[index(i)];
-            }
-        }
-        dots
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each weight is read once a step, so for few streams memory is the limit: f32 is kept in four bytes a weight on every
 //! processor, whatever a pass over whole sequences would split it into; less in bfloat16; least in eight bits, which are
-//! widened to f32 on their way into the sums. A stream's numbers do not depend on how many are beside it: every sum is of one
+//! multiplied by inputs and states in sixteen. A stream's numbers do not depend on how many are beside it: every sum is of one
 //! stream and one column of weights, always added up in the same order.
 
 use std::marker::PhantomData;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::cell::Step;
 use super::forward::{Given, Input, Layer, PackedLayer, TimeLoop};
 use super::int8::Int8Matrix;
+use super::int8_panels::{Int8Panels, ROWS, Rounded, VECTORS};
 use super::lanes::Lanes;
 use super::plan::Plan;
 use super::{Cell, SequenceShape, gru, lstm, rnn, with_cell};
@@ -19,14 +20,10 @@ use crate::engine::Engine;
 use crate::format::{Format, with_encoding};
 use crate::gemm::{MatRef, Panels, Start, StoreTile, pack_left, pack_right};
 use crate::pack::{Packing, Side};
-use crate::row_dot::{MAX_INPUT_ROWS, WEIGHT_ROWS};
 use crate::scratch::{FreeList, Scratch};
 use crate::shape::elements;
 use crate::shared::SharedSlice;
-use crate::tile::{Sums, TileProduct, TileShape};
-
-/// Units that a member works on at a time, of weights in eight bits.
-const UNITS: usize = 16;
+use crate::tile::{Sums, TileProduct, TileShape, sum_of};
 
 /// In what weights are kept for single steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -36,7 +33,8 @@ pub enum WeightFormat {
     F32,
     /// Two bytes, eight bits of them the number's; inputs and states are rounded alike where they meet a weight.
     Bf16,
-    /// One byte, and for each row the size of its step: its greatest weight is 127 of them.
+    /// One byte, and for each row the size of its step: its greatest weight is 127 of them. Inputs and states are rounded to
+    /// sixteen bits where they meet a weight.
     Int8,
 }
 
@@ -65,7 +63,7 @@ pub struct StepMatrix {
 enum MatrixWeights {
     /// By panel of rows.
     Packed(Arch, Format, Arc<Scratch>),
-    Int8(Int8Matrix),
+    Int8(Int8Panels),
 }
 
 impl StepMatrix {
@@ -77,7 +75,7 @@ impl StepMatrix {
     pub fn new(engine: &Engine, format: WeightFormat, data: &[f32], rows: usize, cols: usize) -> Self {
         let matrix = MatRef::row_major(data, rows, cols);
         let weights = match format.packed(engine) {
-            None => MatrixWeights::Int8(Int8Matrix::new(data, rows, cols)),
+            None => MatrixWeights::Int8(Int8Panels::new(&Int8Matrix::new(data, rows, cols), 1)),
             Some((arch, format)) => {
                 let shape = TileShape::new(arch, 2);
                 let panels = Panels { cols: rows, width: shape.width };
@@ -211,7 +209,7 @@ pub struct StepWeights {
 #[derive(Clone, Debug)]
 enum LayerWeights {
     Packed(Arch, Format, Arc<PackedLayer>),
-    Int8 { weight_ih: Int8Matrix, weight_hh: Int8Matrix, bias: Vec<f32> },
+    Int8 { weight_ih: Int8Panels, weight_hh: Int8Panels, bias: Vec<f32> },
 }
 
 impl StepWeights {
@@ -239,8 +237,8 @@ impl StepWeights {
         assert_eq!(sizes, expected, "{cell:?} weights of {hidden_size} units");
         let weights = match format.packed(engine) {
             None => LayerWeights::Int8 {
-                weight_ih: Int8Matrix::new(weight_ih, gates, input_size),
-                weight_hh: Int8Matrix::new(weight_hh, gates, hidden_size),
+                weight_ih: Int8Panels::new(&Int8Matrix::new(weight_ih, gates, input_size), cell.num_gates()),
+                weight_hh: Int8Panels::new(&Int8Matrix::new(weight_hh, gates, hidden_size), cell.num_gates()),
                 bias: bias.to_vec(),
             },
             Some((arch, format)) => {
@@ -373,8 +371,8 @@ impl StepWeights {
 
 /// A layer whose weights are kept in rows of eight bits.
 struct Int8Layer<'a> {
-    weight_ih: &'a Int8Matrix,
-    weight_hh: &'a Int8Matrix,
+    weight_ih: &'a Int8Panels,
+    weight_hh: &'a Int8Panels,
     bias: &'a [f32],
     hidden_size: usize,
 }
@@ -389,56 +387,43 @@ impl Int8Layer<'_> {
     ) {
         let hidden_size = self.hidden_size;
         let streams = hidden.len() / hidden_size;
-        let input_size = match input {
-            Input::Features(features) => features.len() / streams,
-            Input::Tokens { .. } => 0,
+        let (features, input_size) = match input {
+            Input::Features(features) => (Rounded::new(engine, features, streams), features.len() / streams),
+            Input::Tokens { .. } => (Rounded::new(engine, &[], 0), 0),
         };
+        let states = Rounded::new(engine, before, streams);
         let has_cell_state = !cell_state.is_empty();
         let (hidden, cell_state) = (SharedSlice::new(hidden), SharedSlice::new(cell_state));
-        let blocks = hidden_size.div_ceil(UNITS);
+        let blocks = hidden_size.div_ceil(ROWS);
         let flops = 2 * C::GATES * hidden_size * (input_size + hidden_size) * streams;
         engine.run(engine.members_for_flops(flops).min(blocks), |member| {
             let mut lanes = Lanes::new();
             for block in member.share(blocks) {
-                let units = block * UNITS..((block + 1) * UNITS).min(hidden_size);
-                for first in (0..streams).step_by(MAX_INPUT_ROWS) {
-                    let rows = first..(first + MAX_INPUT_ROWS).min(streams);
-                    let row = |size: usize, i: usize| {
-                        let start = (first + i).min(streams - 1) * size;
-                        start..start + size
-                    };
-                    let x = match input {
-                        Input::Features(features) => std::array::from_fn(|i| &features[row(input_size, i)]),
-                        Input::Tokens { .. } => [&[][..]; MAX_INPUT_ROWS],
-                    };
-                    let h: [&[f32]; MAX_INPUT_ROWS] = std::array::from_fn(|i| &before[row(hidden_size, i)]);
-                    for (sum, block) in lanes.sums.iter_mut().enumerate().take(C::SUMS) {
-                        for (index, unit) in units.clone().enumerate() {
-                            let bias = self.bias[sum * hidden_size + unit];
-                            for i in 0..rows.len() {
-                                block[i * UNITS + index] = bias;
-                            }
+                let units = block * ROWS..((block + 1) * ROWS).min(hidden_size);
+                for first in (0..streams).step_by(VECTORS) {
+                    let rows = first..(first + VECTORS).min(streams);
+                    for (sum, lanes) in lanes.sums.iter_mut().enumerate().take(C::SUMS) {
+                        for to in lanes.as_chunks_mut::<ROWS>().0.iter_mut().take(rows.len()) {
+                            to[..units.len()].copy_from_slice(&self.bias[sum * hidden_size..][units.clone()]);
                         }
                     }
                     for (gate, &sum) in C::RECURRENT_SUMS.iter().enumerate() {
-                        for unit in units.clone().step_by(WEIGHT_ROWS) {
-                            let present = WEIGHT_ROWS.min(units.end - unit);
-                            let first_row = gate * hidden_size + unit;
-                            let from_input = match input {
-                                Input::Features(_) => self.weight_ih.dots(engine, &x[..rows.len()], first_row),
-                                Input::Tokens { products, tokens } => std::array::from_fn(|i| {
-                                    let token = tokens[(first + i).min(streams - 1)] as usize;
-                                    let products = &products[token * C::GATES * hidden_size + first_row..];
-                                    std::array::from_fn(|w| products[w.min(present - 1)])
-                                }),
-                            };
-                            let from_hidden = self.weight_hh.dots(engine, &h[..rows.len()], first_row);
-                            for i in 0..rows.len() {
-                                let at = i * UNITS + unit - units.start;
-                                for w in 0..present {
-                                    lanes.sums[gate][at + w] += from_input[i][w];
-                                    lanes.sums[sum][at + w] += from_hidden[i][w];
+                        let of_input = match input {
+                            Input::Features(_) => self.weight_ih.dots(engine, &features, first, (gate, block)),
+                            Input::Tokens { products, tokens } => {
+                                let mut dots = [[0.0; ROWS]; VECTORS];
+                                for (dots, &token) in dots.iter_mut().zip(&tokens[rows.clone()]) {
+                                    let start = (token as usize * C::GATES + gate) * hidden_size;
+                                    dots[..units.len()].copy_from_slice(&products[start..][units.clone()]);
                                 }
+                                dots
+                            }
+                        };
+                        let of_states = self.weight_hh.dots(engine, &states, first, (gate, block));
+                        for (sum, dots) in [(gate, of_input), (sum, of_states)] {
+                            let to = lanes.sums[sum].as_chunks_mut::<ROWS>().0;
+                            for (to, dots) in to.iter_mut().zip(dots).take(rows.len()) {
+                                *to = sum_of(*to, dots);
                             }
                         }
                     }
@@ -447,17 +432,17 @@ impl Int8Layer<'_> {
                         // SAFETY: each unit belongs to one member.
                         let cell_state = || unsafe { cell_state.part(start, units.len()) };
                         let state = if has_cell_state { cell_state() } else { &before[start..start + units.len()] };
-                        lanes.state[i * UNITS..][..units.len()].copy_from_slice(state);
+                        lanes.state[i * ROWS..][..units.len()].copy_from_slice(state);
                     }
-                    engine.kernel(StepLanes::<C> { lanes: &mut lanes, count: rows.len() * UNITS, cell: PhantomData });
+                    engine.kernel(StepLanes::<C> { lanes: &mut lanes, count: rows.len() * ROWS, cell: PhantomData });
                     for (i, row) in rows.enumerate() {
                         let start = row * hidden_size + units.start;
                         // SAFETY: as above.
                         unsafe {
-                            let from = &lanes.hidden[i * UNITS..][..units.len()];
+                            let from = &lanes.hidden[i * ROWS..][..units.len()];
                             hidden.part_mut(start, units.len()).copy_from_slice(from);
                             if has_cell_state {
-                                let from = &lanes.state[i * UNITS..][..units.len()];
+                                let from = &lanes.state[i * ROWS..][..units.len()];
                                 cell_state.part_mut(start, units.len()).copy_from_slice(from);
                             }
                         }

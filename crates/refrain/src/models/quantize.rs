@@ -29,7 +29,7 @@ impl TrainedModel {
     /// The model with the weights of its recurrent layers and its head in eight bits: each the nearest multiple of a step, of
     /// which the greatest weight of its row is 127. Embedding and biases stay as they are.
     ///
-    /// It computes in f32, whatever the precision before, since the states that its weights are multiplied by stay f32. It is
+    /// It computes in f32, whatever the precision before, since its states and sums are f32. It is
     /// for inference: a checkpoint that holds one is refused.
     ///
     /// # Errors
