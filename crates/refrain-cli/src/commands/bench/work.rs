@@ -34,33 +34,41 @@ pub(super) struct Timing {
 pub(super) struct Models(Vec<((ModelShape, PrecisionKind), LanguageModel)>);
 
 impl Models {
-    /// A model of this shape, for training.
-    fn get(&mut self, shape: ModelShape, precision: Precision) -> LanguageModel {
-        let precision = match precision {
-            Precision::F32 | Precision::Int8 => PrecisionKind::F32,
-            Precision::Bf16 => PrecisionKind::Bf16,
-        };
+    fn get(&mut self, shape: ModelShape, precision: PrecisionKind) -> LanguageModel {
         if let Some((_, model)) = self.0.iter().find(|(known, _)| *known == (shape, precision)) {
             return model.clone();
         }
-        let config = LanguageModelConfig {
-            cell: shape.cell,
-            precision,
-            embedding_size: shape.hidden_size,
-            hidden_size: shape.hidden_size,
-            num_layers: shape.num_layers,
-            ..LanguageModelConfig::default()
-        };
-        let model = config.init(shape.vocab_size, SEED, &Device::flex().autodiff());
+        let model = fresh(shape, precision);
         self.0.push(((shape, precision), model.clone()));
         model
     }
 }
 
+/// A model of this shape, for training.
+fn fresh(shape: ModelShape, precision: PrecisionKind) -> LanguageModel {
+    let config = LanguageModelConfig {
+        cell: shape.cell,
+        precision,
+        embedding_size: shape.hidden_size,
+        hidden_size: shape.hidden_size,
+        num_layers: shape.num_layers,
+        ..LanguageModelConfig::default()
+    };
+    config.init(shape.vocab_size, SEED, &Device::flex().autodiff())
+}
+
 /// Times the median of `repeats`.
 pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Timing {
     let Subject { kind, ref case, precision } = *subject;
-    let model = models.get(case.model, precision);
+    let computed = match precision {
+        Precision::F32 | Precision::Int8 => PrecisionKind::F32,
+        Precision::Bf16 => PrecisionKind::Bf16,
+    };
+    let model = match kind {
+        // Kept, its first weights would stay in memory beside those that it is trained to.
+        Kind::Train => fresh(case.model, computed),
+        Kind::Layer | Kind::Infer | Kind::Generate => models.get(case.model, computed),
+    };
     let tokens = case.batch_size * case.seq_len;
     let (mut step, weights): (Box<dyn FnMut()>, usize) = match kind {
         Kind::Generate => {

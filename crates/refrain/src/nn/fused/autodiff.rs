@@ -96,6 +96,10 @@ pub trait FusedKernels: FusedOps {
 
     /// The mean loss and, in the same pass over the logits, its gradients: the logits are never kept.
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (FloatTensor<Self>, HeadGradients<Self>);
+
+    /// A gradient times a number, `[1]`, which is nearly always 1: a loss is where a backward pass begins. Then a large
+    /// gradient need not be read and written once more.
+    fn scaled(gradient: FloatTensor<Self>, factor: &FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// The gradient of the last cell state on its way to the sequence's backward step: a step of Burn's graph has one output
@@ -201,9 +205,7 @@ impl<B: FusedKernels> Backward<B, 3> for LinearCrossEntropyBackward {
         let found = ops.state;
         for (node, gradient) in [(hidden, found.hidden), (weight, found.weight), (bias, found.bias)] {
             if let Some(node) = node {
-                let ones = vec![1; gradient.shape().num_dims()];
-                let scale = B::float_reshape(scale.clone(), ones.into());
-                grads.register::<B>(node.id, B::float_mul(gradient, scale));
+                grads.register::<B>(node.id, B::scaled(gradient, &scale));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, TensorData};
@@ -243,5 +244,13 @@ impl FusedKernels for Flex {
             bias: tensor(bias, [vocab_size]),
         };
         (tensor(vec![mean(&losses)], [1]), gradients)
+    }
+
+    fn scaled(gradient: Float, factor: &Float) -> Float {
+        let factor = contiguous(factor);
+        match slice(&factor) {
+            &[1.0] => gradient,
+            factor => Self::float_mul_scalar(gradient, factor[0].into()),
+        }
     }
 }
