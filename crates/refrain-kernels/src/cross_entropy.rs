@@ -15,8 +15,8 @@ use crate::shape::elements;
 use crate::shared::SharedSlice;
 use crate::tile::{load, store};
 
-/// Logits of a chunk: 32 MiB.
-const CHUNK_LOGITS: usize = 8 << 20;
+/// Logits of a chunk: 128 MiB. For each chunk the weight is packed twice and its gradient read and written once.
+const CHUNK_LOGITS: usize = 32 << 20;
 /// Rows of a chunk over a small vocabulary.
 const MAX_CHUNK_ROWS: usize = 2048;
 /// Rows of the softmax that one member works on at a time.
