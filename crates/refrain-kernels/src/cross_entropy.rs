@@ -23,6 +23,8 @@ const MAX_CHUNK_ROWS: usize = 2048;
 const LANES: usize = 16;
 /// Words between two corrections of the running maximum.
 const WORDS: usize = 16;
+/// Words whose exponentials are added up in f32: of a million, one after the other, that loses three digits.
+const BLOCK_WORDS: usize = 1024;
 
 /// A linear head over hidden states, and the words it should predict.
 #[derive(Clone, Copy, Debug)]
@@ -208,34 +210,44 @@ impl Kernel for Softmax<'_> {
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
         let vocab_size = self.bias.len();
+        // As long as every logit is -∞ there is nothing to subtract.
+        let shift = |maximum: f32| if maximum == f32::NEG_INFINITY { 0.0 } else { maximum };
         let mut maximum = [f32::NEG_INFINITY; LANES];
-        let mut sum = [0.0f32; LANES];
-        for start in (0..vocab_size).step_by(WORDS) {
-            let words = start..(start + WORDS).min(vocab_size);
-            let mut new_maximum = maximum;
-            for word in words.clone() {
-                // SAFETY: the maker of the group owns its columns.
-                let logits = unsafe { self.logits(word) };
-                for l in 0..LANES {
-                    new_maximum[l] = if logits[l] > new_maximum[l] { logits[l] } else { new_maximum[l] };
+        let mut total = [0.0f64; LANES];
+        for block in (0..vocab_size).step_by(BLOCK_WORDS) {
+            let end = (block + BLOCK_WORDS).min(vocab_size);
+            let before = maximum;
+            let mut sum = [0.0f32; LANES];
+            for start in (block..end).step_by(WORDS) {
+                let words = start..(start + WORDS).min(end);
+                let mut new_maximum = maximum;
+                for word in words.clone() {
+                    // SAFETY: the maker of the group owns its columns.
+                    let logits = unsafe { self.logits(word) };
+                    for l in 0..LANES {
+                        new_maximum[l] = if logits[l] > new_maximum[l] { logits[l] } else { new_maximum[l] };
+                    }
                 }
+                let shift = new_maximum.map(shift);
+                for l in 0..LANES {
+                    sum[l] *= exp_lane::<O>(maximum[l] - shift[l]);
+                }
+                for word in words {
+                    // SAFETY: as above.
+                    let logits = unsafe { self.logits(word) };
+                    for l in 0..LANES {
+                        sum[l] += exp_lane::<O>(logits[l] - shift[l]);
+                    }
+                }
+                maximum = new_maximum;
             }
-            // As long as every logit is -∞ there is nothing to subtract.
-            let shift = new_maximum.map(|maximum| if maximum == f32::NEG_INFINITY { 0.0 } else { maximum });
             for l in 0..LANES {
-                sum[l] *= exp_lane::<O>(maximum[l] - shift[l]);
+                let correction = exp_lane::<O>(before[l] - shift(maximum[l]));
+                total[l] = total[l] * f64::from(correction) + f64::from(sum[l]);
             }
-            for word in words {
-                // SAFETY: as above.
-                let logits = unsafe { self.logits(word) };
-                for l in 0..LANES {
-                    sum[l] += exp_lane::<O>(logits[l] - shift[l]);
-                }
-            }
-            maximum = new_maximum;
         }
         // The maximum and the logarithm of the sum stay apart: added, the second would lose the digits that it is about.
-        let log_sum = sum.map(|sum| f64::from(sum).ln() as f32);
+        let log_sum = total.map(|total| total.ln() as f32);
         for (l, (loss, &target)) in self.losses.iter_mut().zip(self.targets).enumerate() {
             let position = target as usize * self.count + self.first + l;
             // SAFETY: the maker of the group owns its columns.
