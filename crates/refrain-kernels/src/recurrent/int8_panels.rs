@@ -79,8 +79,9 @@ impl Int8Panels {
         #[cfg(target_arch = "x86_64")]
         match engine.isa() {
             _ if engine.arch().has_vnni() => return engine.arch().run_vnni(ByHalves(product)),
-            Isa::Avx2 => return engine.kernel(ByPairs(product)),
-            _ => {}
+            Isa::Portable => {}
+            // All others come with AVX2.
+            _ => return engine.kernel(ByPairs(product)),
         }
         engine.kernel(product)
     }
@@ -227,7 +228,7 @@ impl Kernel for ByPairs<'_> {
         let mut dots = [[0.0; ROWS]; VECTORS];
         // Eight sums and a word of either side fit in 16 registers.
         for (first, dots) in (0..product.steps.len()).step_by(2).zip(dots.chunks_mut(2)) {
-            // SAFETY: only chosen for AVX2.
+            // SAFETY: only chosen for instruction sets that come with AVX2.
             unsafe {
                 match product.steps.len() - first {
                     1 => dots[..1].copy_from_slice(&by_pairs::<1>(&product, first)),
