@@ -5,10 +5,7 @@ mod support;
 use std::fs;
 
 use insta::assert_snapshot;
-use support::{Scratch, assert_same_outcome, copy_folder, text};
-
-/// The kernel that every machine has.
-const PLAIN: &str = "--threads 1 --kernel portable";
+use support::{PLAIN, Scratch, assert_same_outcome, copy_folder, text};
 
 /// Ends between two evaluations, so that the state that is carried then is not that of an epoch's beginning.
 const SHORT: &str = "--set train.max-steps=20";

@@ -10,10 +10,7 @@ use std::process::Stdio;
 
 use insta::assert_snapshot;
 use serde_json::Value;
-use support::{RECIPE, Scratch, names, shakespeare, text, transcript};
-
-/// Computing that takes no more than its share of a test machine and is described alike on all of them.
-const PLAIN: &str = "--threads 1 --kernel portable";
+use support::{PLAIN, RECIPE, Scratch, names, shakespeare, text, transcript};
 
 /// The output of a command that reads `input` on stdin.
 fn fed(scratch: &Scratch, arguments: &str, input: &[u8]) -> String {

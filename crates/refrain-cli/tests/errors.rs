@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 
 use insta::assert_snapshot;
-use support::{Scratch, names, outcome, shakespeare, transcript};
+use support::{PLAIN, Scratch, names, outcome, shakespeare, transcript};
 
 #[test]
 fn a_corpus_that_cannot_be_read_is_named() {
@@ -322,14 +322,13 @@ fn a_text_that_cannot_be_scored_is_named() {
     [stderr]
     error: cannot read run: is a folder
     ");
-    let engine = "--threads 1 --kernel portable";
-    assert_snapshot!(scratch.transcript(&format!("evaluate run empty.txt {engine}")), @"
+    assert_snapshot!(scratch.transcript(&format!("evaluate run empty.txt {PLAIN}")), @"
     exit status: 1
     [stderr]
     empty.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel)
     error: empty.txt: the text has 0 characters; at least 2 are needed, since nothing comes before the first
     ");
-    assert_snapshot!(scratch.transcript(&format!("evaluate run one.txt {engine}")), @"
+    assert_snapshot!(scratch.transcript(&format!("evaluate run one.txt {PLAIN}")), @"
     exit status: 1
     [stderr]
     one.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel)

@@ -11,9 +11,7 @@ use refrain::decode::{Generation, Sampler, prompt_tokens};
 use refrain::kernels::{Engine, Isa, WeightFormat};
 use refrain::models::{Artefact, LanguageModelStepper, TrainedModel};
 use serde_json::Value;
-use support::{Scratch, names, shakespeare, text, transcript};
-
-const PLAIN: &str = "--threads 1 --kernel portable";
+use support::{PLAIN, Scratch, names, shakespeare, text, transcript};
 
 /// With a small model in `run/` and a text that it was not trained on.
 fn with_run() -> Scratch {

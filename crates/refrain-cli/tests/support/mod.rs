@@ -10,6 +10,9 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+/// Computing that takes no more than its share of a test machine and is described alike on all of them.
+pub(crate) const PLAIN: &str = "--threads 1 --kernel portable";
+
 /// A recipe that trains in a fraction of a second and uses all that a run has to remember: carried state, three kinds of
 /// dropout, a plateau schedule, accumulated windows, odd sizes, and rhythms that do not fall together.
 pub(crate) const RECIPE: &str = r#"seed = 7
