@@ -205,7 +205,6 @@ impl Arch {
     }
 
     /// Whether it comes with AVX-512's instruction for products of bytes.
-    #[cfg(target_arch = "x86_64")]
     pub(crate) fn has_vnni(self) -> bool {
         self.has_vnni
     }

@@ -126,10 +126,7 @@ impl Rounded {
     pub(super) fn new(engine: &Engine, vectors: &[f32], count: usize) -> Self {
         /// Adding it rounds to an integer, which is left in the low bits.
         const ROUND: f32 = 12_582_912.0;
-        #[cfg(target_arch = "x86_64")]
         let in_halves = engine.arch().has_vnni();
-        #[cfg(not(target_arch = "x86_64"))]
-        let in_halves = false;
         let len = vectors.len().checked_div(count).unwrap_or(0);
         let mut words = Vec::with_capacity(count * len.div_ceil(TERMS));
         let steps = (0..count).map(|vector| {
