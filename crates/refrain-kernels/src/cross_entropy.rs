@@ -1,4 +1,4 @@
-//! Linear head, softmax and cross entropy in chunks of rows: the logits of all rows never exist at once.
+//! Linear head, softmax and cross entropy in chunks of rows: no more than 128 MiB of logits exist at once.
 //!
 //! The logits of a chunk are kept transposed, `[vocab_size, rows]`: then the weight is read in place as a left factor, and the
 //! softmax runs over vectors of rows.

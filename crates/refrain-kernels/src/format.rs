@@ -2,7 +2,7 @@
 //!
 //! A block is 16 words of every row or column, one part after the other. A bfloat16 factor has one part. Where products of
 //! bfloat16 are more than six times as fast as those of f32, an f32 factor is split into three parts, `x = x₁ + x₂ + x₃` with
-//! each the bfloat16 nearest to what is left: eight bits each, all 24. Of the nine products of two such factors the six that
+//! each a bfloat16 nearest to what is left: eight bits each, all 24. Of the nine products of two such factors the six that
 //! matter are summed in f32; the others are below 2⁻²⁵ of the term, less than what f32 rounds away.
 
 use crate::arch::{Arch, Isa};

@@ -1,4 +1,4 @@
-//! CPU kernels for recurrent networks, in f32 and bfloat16: slices in, slices out.
+//! CPU kernels for recurrent networks, in f32, bfloat16 and, for single steps, eight bits: slices in, slices out.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | [`gemm`], [`column_sums`](mod@column_sums) | products of matrices, large and small, and sums of columns |
 //! | `format`, `pack`, `tile` | in what factors are kept, how they are rearranged, and the micro-kernels that multiply them |
 //! | [`recurrent`] | whole sequences of LSTM, GRU and RNN, forward and backward, and single steps |
-//! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies without holding the logits |
+//! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies, in chunks of logits |
 //! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
 //! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
 //! | [`activation`] | vectorised exp, tanh and sigmoid |

@@ -71,7 +71,8 @@ impl Linear {
         ))
     }
 
-    /// The mean cross entropy of softmax over the outputs, in nats: `[1]`. The outputs are never held whole.
+    /// The mean cross entropy of softmax over the outputs, in nats: `[1]`. The outputs are computed in chunks of 128 MiB at
+    /// most, which do not outlive it.
     ///
     /// # Shapes
     /// - `input`: `[num_tokens, input_size]`
