@@ -7,9 +7,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use refrain_kernels::{
-    Beta, Cell, Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, OutputGradients,
-    Precision, SequenceGradients, SequenceInputs, SequenceOutputs, SequenceShape, keep_freed_memory,
-    linear_cross_entropy, matmul, sequence_backward, sequence_forward_traced,
+    Beta, Cell, Direction, Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, Memory,
+    OutputGradients, Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape,
+    keep_freed_memory, linear_cross_entropy, matmul, sequence_backward, sequence_forward_traced,
 };
 
 /// Hidden size, batch size and steps.
@@ -51,18 +51,22 @@ fn layers(criterion: &mut Criterion) {
                 bias: &bias,
                 hidden: &state,
                 cell_state,
+                lengths: None,
+                direction: Direction::Forward,
+                options: SequenceOptions::default(),
             };
             let mut output = vec![0.0; input.len()];
-            let mut last = vec![0.0; cell_state.len()];
+            let mut last = [state.clone(), cell_state.to_vec()];
             let mut gradients = [input.clone(), weight.clone(), weight.clone(), bias.clone()];
             group.throughput(Throughput::Elements((3 * 2 * 2 * weights * batch_size * seq_len) as u64));
             for precision in [Precision::F32, Precision::Bf16] {
                 let name = format!("{cell:?}-{precision:?}-h{hidden_size}-b{batch_size}-t{seq_len}");
                 group.bench_function(name, |bencher| {
                     bencher.iter(|| {
-                        let outputs = SequenceOutputs { output: &mut output, last_cell_state: &mut last };
-                        let trace = sequence_forward_traced(&engine, precision, shape, inputs, outputs);
-                        let grad = OutputGradients { output: Some(&input), last_cell_state: None };
+                        let [last_hidden, last_cell_state] = last.each_mut();
+                        let outputs = SequenceOutputs { output: &mut output, last_hidden, last_cell_state };
+                        let trace = sequence_forward_traced(&engine, precision, shape, Memory::All, inputs, outputs);
+                        let grad = OutputGradients { output: Some(&input), ..Default::default() };
                         let [input, weight_ih, weight_hh, bias] = gradients.each_mut().map(|slot| Some(&mut slot[..]));
                         let out = SequenceGradients { input, weight_ih, weight_hh, bias, ..Default::default() };
                         sequence_backward(&engine, precision, shape, inputs, &output, &trace, grad, out);

@@ -64,7 +64,7 @@ pub(crate) fn exp_lane<O: MulAdd>(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn sigmoid_lane<O: MulAdd>(x: f32) -> f32 {
+pub(crate) fn sigmoid_lane<O: MulAdd>(x: f32) -> f32 {
     1.0 / sigmoid_divisor::<O>(x, SIGMOID_LIMIT)
 }
 

@@ -44,8 +44,7 @@ impl DropoutKey {
 /// When the lengths differ or `probability` is not in 0..=1.
 pub fn dropout(engine: &Engine, key: DropoutKey, probability: f32, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len(), "input has {} elements, output {}", input.len(), output.len());
-    assert!((0.0..=1.0).contains(&probability), "a probability of {probability}");
-    let threshold = (f64::from(probability) * f64::from(1 << BITS)).round() as u32;
+    let threshold = threshold(probability);
     let scale = 1.0 / (1.0 - probability);
     let shared = SharedSlice::new(output);
     engine.for_ranges(input.len(), STRETCH, |range| {
@@ -58,6 +57,115 @@ pub fn dropout(engine: &Engine, key: DropoutKey, probability: f32, input: &[f32]
             engine.kernel(Mask { bits: bytes.as_chunks().0, threshold, scale, input, output });
         }
     });
+}
+
+/// As [`dropout`], with one mask `[batch_size, num_features]` for all steps of `[batch_size, seq_len, num_features]`.
+///
+/// # Panics
+///
+/// When the lengths are not of the shape or `probability` is not in 0..=1.
+pub fn variational_dropout(
+    engine: &Engine,
+    key: DropoutKey,
+    probability: f32,
+    [batch_size, seq_len, num_features]: [usize; 3],
+    input: &[f32],
+    output: &mut [f32],
+) {
+    let len = batch_size * seq_len * num_features;
+    assert_eq!([input.len(), output.len()], [len; 2], "[{batch_size}, {seq_len}, {num_features}]");
+    let mut factors = vec![0.0; batch_size * num_features];
+    dropout(engine, key, probability, &vec![1.0; factors.len()], &mut factors);
+    let shared = SharedSlice::new(output);
+    let row_len = num_features.max(1);
+    engine.for_ranges(batch_size * seq_len, STRETCH.div_ceil(row_len), |rows| {
+        let elements = rows.start * num_features..rows.end * num_features;
+        // SAFETY: the ranges of different members are disjoint.
+        let output = unsafe { shared.part_mut(elements.start, elements.len()) };
+        let pairs = input[elements].chunks_exact(row_len).zip(output.chunks_exact_mut(row_len));
+        for (row, (input, output)) in rows.zip(pairs) {
+            let factors = &factors[row / seq_len * num_features..][..num_features];
+            engine.kernel(Product { factors, input, output });
+        }
+    });
+}
+
+struct Product<'a> {
+    factors: &'a [f32],
+    input: &'a [f32],
+    output: &'a mut [f32],
+}
+
+impl Kernel for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) {
+        for ((output, input), factor) in self.output.iter_mut().zip(self.input).zip(self.factors) {
+            *output = input * factor;
+        }
+    }
+}
+
+/// Independent events in bits: `rows` rows of `row_len` bits in whole words, the first in the lowest bit. Each is set with
+/// `probability` rounded to a multiple of 2⁻¹⁶; the bits beyond a row's end are clear.
+///
+/// Which ones happen depends on the key and their place alone, counted over whole words.
+///
+/// # Panics
+///
+/// When `probability` is not in 0..=1.
+pub fn events(engine: &Engine, key: DropoutKey, probability: f32, rows: usize, row_len: usize) -> Vec<u32> {
+    let threshold = threshold(probability);
+    let words = row_len.div_ceil(WORD);
+    let mut events = vec![0; rows * words];
+    let shared = SharedSlice::new(&mut events);
+    engine.for_ranges(rows * words, STRETCH / WORD, |range| {
+        let mut generator = key.generator(range.start * WORD);
+        let mut bytes = [0; BYTES];
+        // SAFETY: the ranges of different members are disjoint.
+        let events = unsafe { shared.part_mut(range.start, range.len()) };
+        for events in events.chunks_mut(STRETCH / WORD) {
+            generator.fill_bytes(&mut bytes);
+            engine.kernel(Draw { bits: bytes.as_chunks().0.as_chunks().0, threshold, events });
+        }
+    });
+    if !row_len.is_multiple_of(WORD) {
+        for row in events.chunks_exact_mut(words) {
+            row[words - 1] &= (1 << (row_len % WORD)) - 1;
+        }
+    }
+    events
+}
+
+/// Events of a word.
+const WORD: usize = u32::BITS as usize;
+
+/// Random bits below this, as a number, are an event.
+fn threshold(probability: f32) -> u32 {
+    assert!((0.0..=1.0).contains(&probability), "a probability of {probability}");
+    (f64::from(probability) * f64::from(1 << BITS)).round() as u32
+}
+
+struct Draw<'a> {
+    bits: &'a [[[u8; 2]; WORD]],
+    threshold: u32,
+    events: &'a mut [u32],
+}
+
+impl Kernel for Draw<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) {
+        for (event, bits) in self.events.iter_mut().zip(self.bits) {
+            let mut word = 0;
+            for (index, &bits) in bits.iter().enumerate() {
+                word |= u32::from(u32::from(u16::from_le_bytes(bits)) < self.threshold) << index;
+            }
+            *event = word;
+        }
+    }
 }
 
 struct Mask<'a> {
@@ -119,5 +227,25 @@ mod tests {
         let base = mask(KEY, 0.5, 1000);
         assert_ne!(base, mask(DropoutKey { seed: 8, ..KEY }, 0.5, 1000));
         assert_ne!(base, mask(DropoutKey { stream: 4, ..KEY }, 0.5, 1000));
+    }
+
+    #[test]
+    fn events_happen_as_often_as_they_should_and_where_the_key_says() {
+        let (rows, len) = (301, 77);
+        let mut all = Vec::new();
+        for isa in Isa::supported() {
+            for num_threads in [1, 3] {
+                let engine = Engine::new(isa, num_threads).expect("supported");
+                all.push(events(&engine, KEY, 0.3, rows, len));
+            }
+        }
+        assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+        let count: u32 = all[0].iter().map(|word| word.count_ones()).sum();
+        let share = f64::from(count) / (rows * len) as f64;
+        assert!((share - 0.3).abs() < 0.01, "{share}");
+        assert!(all[0].chunks_exact(3).all(|row| row[2] >> 13 == 0), "bits beyond the row are clear");
+        let engine = Engine::new(Isa::detect(), 1).expect("supported");
+        assert!(events(&engine, KEY, 0.0, rows, len).iter().all(|&word| word == 0));
+        assert_ne!(all[0], events(&engine, DropoutKey { stream: 4, ..KEY }, 0.3, rows, len));
     }
 }

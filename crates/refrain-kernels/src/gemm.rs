@@ -319,14 +319,23 @@ impl Block<'_> {
             Start::Bias(bias) => Start::Bias(&bias[self.first_col + cols.start..self.first_col + cols.end]),
         };
         let (stride, width) = (self.out.stride, shape.width);
-        self.engine.kernel(StoreTile { sums, width, rows: rows.len(), cols: cols.len(), start, out, stride });
+        self.engine.kernel(StoreTile {
+            sums,
+            width,
+            rows: rows.len(),
+            cols: cols.len(),
+            start,
+            out,
+            stride,
+            row: |r| r,
+        });
     }
 }
 
 /// Stores the sums of a tile, added to their start.
 ///
 /// Whoever makes one promises that the tile lies inside the output and is no other thread's.
-pub(crate) struct StoreTile<'a> {
+pub(crate) struct StoreTile<'a, R> {
     pub(crate) sums: &'a Sums,
     pub(crate) width: usize,
     pub(crate) rows: usize,
@@ -334,9 +343,11 @@ pub(crate) struct StoreTile<'a> {
     pub(crate) start: Start<'a>,
     pub(crate) out: *mut f32,
     pub(crate) stride: usize,
+    /// Which row of the output a row of the tile is.
+    pub(crate) row: R,
 }
 
-impl Kernel for StoreTile<'_> {
+impl<R: Fn(usize) -> usize> Kernel for StoreTile<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -349,7 +360,7 @@ impl Kernel for StoreTile<'_> {
                 }
                 // SAFETY: row r and the columns from v * W on are inside the output and the bias, by the maker's promise.
                 unsafe {
-                    let out = self.out.add(r * self.stride + v * W);
+                    let out = self.out.add((self.row)(r) * self.stride + v * W);
                     let start = match self.start {
                         Start::Zero => [0.0; W],
                         Start::Output => load::<W>(out, cols),

@@ -57,13 +57,13 @@ pub use allocator::keep_freed_memory;
 pub use arch::{Bf16Support, EnvironmentIsaError, Isa, ParseIsaError};
 pub use column_sums::column_sums;
 pub use cross_entropy::{LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
-pub use dropout::{DropoutKey, dropout};
+pub use dropout::{DropoutKey, dropout, events, variational_dropout};
 pub use engine::{Engine, EngineError};
 pub use format::Precision;
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
 pub use recurrent::{
-    Cell, Int8Matrix, OutputGradients, SequenceGradients, SequenceInputs, SequenceOutputs, SequenceShape,
-    SequenceTrace, StepInput, StepMatrix, StepWeights, WeightFormat, sequence_backward, sequence_forward,
-    sequence_forward_traced,
+    Cell, Direction, Dropped, Events, Int8Matrix, Memory, OutputGradients, SequenceGates, SequenceGradients,
+    SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape, SequenceTrace, StepInput, StepMatrix, StepWeights,
+    WeightFormat, Zoneout, sequence_backward, sequence_forward, sequence_forward_traced, sequence_gates,
 };

@@ -16,15 +16,19 @@
 
 mod backward;
 mod backward_plan;
+mod batch;
 mod cell;
 mod forward;
+mod gates;
 mod gru;
 mod int8;
 mod int8_panels;
 mod lanes;
 mod lstm;
+mod options;
 mod plan;
 mod rnn;
+mod segments;
 mod step;
 mod step_back;
 mod stepper;
@@ -35,7 +39,9 @@ use crate::format::Precision;
 use crate::scratch::FreeList;
 use crate::shape::elements;
 use cell::Step;
+pub use gates::{SequenceGates, sequence_gates};
 pub use int8::Int8Matrix;
+pub use options::{Dropped, Events, SequenceOptions, Zoneout};
 use plan::Plan;
 pub use stepper::{StepInput, StepMatrix, StepWeights, WeightFormat};
 
@@ -44,6 +50,8 @@ pub use stepper::{StepInput, StepMatrix, StepWeights, WeightFormat};
 pub enum Cell {
     /// Long short-term memory.
     Lstm,
+    /// Long short-term memory whose input gate is what the forget gate leaves (Greff et al. 2017).
+    CoupledLstm,
     /// Gated recurrent unit.
     Gru,
     /// Simple recurrence with tanh.
@@ -54,13 +62,13 @@ pub enum Cell {
 
 impl Cell {
     /// All cells.
-    pub const ALL: [Self; 4] = [Self::Lstm, Self::Gru, Self::RnnTanh, Self::RnnRelu];
+    pub const ALL: [Self; 5] = [Self::Lstm, Self::CoupledLstm, Self::Gru, Self::RnnTanh, Self::RnnRelu];
 
     /// Gates, the blocks of `hidden_size` rows in a weight: 4, 3 or 1.
     pub const fn num_gates(self) -> usize {
         match self {
             Self::Lstm => 4,
-            Self::Gru => 3,
+            Self::CoupledLstm | Self::Gru => 3,
             Self::RnnTanh | Self::RnnRelu => 1,
         }
     }
@@ -69,13 +77,19 @@ impl Cell {
     pub const fn num_biases(self) -> usize {
         match self {
             Self::Lstm | Self::Gru => 4,
+            Self::CoupledLstm => 3,
             Self::RnnTanh | Self::RnnRelu => 1,
         }
     }
 
     /// Whether a cell state runs beside the hidden state.
     pub const fn has_cell_state(self) -> bool {
-        matches!(self, Self::Lstm)
+        matches!(self, Self::Lstm | Self::CoupledLstm)
+    }
+
+    /// Whether a candidate enters the state beside what stays of it.
+    pub const fn has_candidate(self) -> bool {
+        matches!(self, Self::Lstm | Self::CoupledLstm | Self::Gru)
     }
 }
 
@@ -94,6 +108,16 @@ pub struct SequenceShape {
     pub hidden_size: usize,
 }
 
+/// Which way a layer goes over its sequences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the first step on.
+    #[default]
+    Forward,
+    /// From each sequence's last step back.
+    Backward,
+}
+
 /// What a layer reads.
 #[derive(Clone, Copy, Debug)]
 pub struct SequenceInputs<'a> {
@@ -109,24 +133,32 @@ pub struct SequenceInputs<'a> {
     pub hidden: &'a [f32],
     /// The cell state before the first step, `[batch_size, hidden_size]`; empty for a cell without one.
     pub cell_state: &'a [f32],
+    /// The steps of each sequence, `[batch_size]`, in any order, 0 allowed; `None` where all are as long as the input.
+    pub lengths: Option<&'a [usize]>,
+    /// Which way it goes; "after" and "last" are meant that way.
+    pub direction: Direction,
+    /// What it does beyond its plain equations.
+    pub options: SequenceOptions<'a>,
 }
 
 /// What a layer writes.
 #[derive(Debug)]
 pub struct SequenceOutputs<'a> {
-    /// The hidden state after each step, `[batch_size, seq_len, hidden_size]`.
+    /// The hidden state after each step, `[batch_size, seq_len, hidden_size]`; zeros after a sequence's end.
     pub output: &'a mut [f32],
-    /// The cell state after the last step, `[batch_size, hidden_size]`; empty for a cell without one.
+    /// The hidden state after each sequence's last step, `[batch_size, hidden_size]`; of one without steps, that before.
+    pub last_hidden: &'a mut [f32],
+    /// The cell state after each sequence's last step, `[batch_size, hidden_size]`; empty for a cell without one.
     pub last_cell_state: &'a mut [f32],
 }
 
 /// The loss's gradients with respect to what the layer wrote; `None` is zero.
-///
-/// The gradient of the last hidden state belongs into the last step of `output`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OutputGradients<'a> {
     /// `[batch_size, seq_len, hidden_size]`
     pub output: Option<&'a [f32]>,
+    /// `[batch_size, hidden_size]`
+    pub last_hidden: Option<&'a [f32]>,
     /// `[batch_size, hidden_size]`; `None` for a cell without a cell state.
     pub last_cell_state: Option<&'a [f32]>,
 }
@@ -146,29 +178,54 @@ pub struct SequenceGradients<'a> {
     pub hidden: Option<&'a mut [f32]>,
     /// `[batch_size, hidden_size]`; `None` for a cell without a cell state.
     pub cell_state: Option<&'a mut [f32]>,
+    /// `[3 * hidden_size]`; `None` where there are no peepholes.
+    pub peepholes: Option<&'a mut [f32]>,
+}
+
+/// How much of the forward pass is kept for the way back. The gradients are the same to the bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// All of it.
+    #[default]
+    All,
+    /// The states at every so many steps, rounded up to the steps that the backward pass takes at once; what lies between is
+    /// computed again (Chen et al. 2016).
+    Every(usize),
+    /// The same, at every `√seq_len` steps, with which the memory is least.
+    SquareRoot,
 }
 
 /// What the backward pass needs from the forward pass. Its memory is used again once it is dropped.
 #[derive(Debug)]
 pub struct SequenceTrace {
+    memory: Memory,
+    /// Steps of the blocks.
+    steps: usize,
     /// By step and tile: the blocks that the cell keeps.
     kept: Vec<f32>,
     /// By step, from the one before the first, and tile: the state beside the products.
     states: Vec<f32>,
+    /// Where not all is kept, the cell states before each segment.
+    cell_states: Vec<f32>,
     made_for: (SequenceShape, Isa),
     home: FreeList,
 }
 
 impl SequenceTrace {
-    fn new<C: Step>(engine: &Engine, plan: &Plan) -> Self {
+    fn new<C: Step>(engine: &Engine, plan: &Plan, memory: Memory) -> Self {
+        let steps = if memory == Memory::All { plan.shape.seq_len } else { 0 };
+        let mut trace = Self::blocks::<C>(engine, plan, steps);
+        trace.memory = memory;
+        trace
+    }
+
+    /// Room for so many steps.
+    fn blocks<C: Step>(engine: &Engine, plan: &Plan, steps: usize) -> Self {
         let home = engine.free_list().clone();
-        let states = if C::HAS_STATE { (plan.shape.seq_len + 1) * plan.step_len(1) } else { 0 };
-        Self {
-            kept: home.take(plan.shape.seq_len * plan.step_len(C::SUMS)),
-            states: home.take(states),
-            made_for: (plan.shape, engine.isa()),
-            home,
-        }
+        let states = if C::HAS_STATE && steps > 0 { (steps + 1) * plan.step_len(1) } else { 0 };
+        let (kept, states) = (home.take(steps * plan.step_len(C::SUMS)), home.take(states));
+        let made_for = (plan.shape, engine.isa());
+        Self { memory: Memory::All, steps, kept, states, cell_states: Vec::new(), made_for, home }
     }
 }
 
@@ -185,6 +242,10 @@ macro_rules! with_cell {
         match $cell {
             Cell::Lstm => {
                 type $step = lstm::Lstm;
+                $call
+            }
+            Cell::CoupledLstm => {
+                type $step = lstm::CoupledLstm;
                 $call
             }
             Cell::Gru => {
@@ -225,7 +286,7 @@ pub fn sequence_forward(
     with_cell!(shape.cell, C => forward::forward::<C>(engine, precision, shape, inputs, outputs, None));
 }
 
-/// Runs a layer over whole sequences and keeps what [`sequence_backward`] needs.
+/// Runs a layer over whole sequences and keeps what [`sequence_backward`] needs, or as much of it as `memory` says.
 ///
 /// # Shapes
 ///
@@ -238,13 +299,14 @@ pub fn sequence_forward_traced(
     engine: &Engine,
     precision: Precision,
     shape: SequenceShape,
+    memory: Memory,
     inputs: SequenceInputs,
     outputs: SequenceOutputs,
 ) -> SequenceTrace {
     shape.check_inputs(&inputs);
     shape.check_outputs(&outputs);
     with_cell!(shape.cell, C => {
-        let mut trace = SequenceTrace::new::<C>(engine, &Plan::new::<C>(engine, precision, shape));
+        let mut trace = SequenceTrace::new::<C>(engine, &Plan::new::<C>(engine, precision, shape), memory);
         forward::forward::<C>(engine, precision, shape, inputs, outputs, Some(&mut trace));
         trace
     })
@@ -301,11 +363,19 @@ impl SequenceShape {
         self.check("bias", inputs.bias.len(), &[cell.num_biases() * hidden_size]);
         self.check("hidden", inputs.hidden.len(), &[batch_size, hidden_size]);
         self.check("cell_state", inputs.cell_state.len(), &self.cell_state());
+        if let Some(lengths) = inputs.lengths {
+            self.check("lengths", lengths.len(), &[batch_size]);
+            if let Some(row) = lengths.iter().position(|&length| length > seq_len) {
+                panic!("sequence {row} is of {} steps but the input has {seq_len}", lengths[row]);
+            }
+        }
+        inputs.options.check(self);
     }
 
     fn check_outputs(self, outputs: &SequenceOutputs) {
         let Self { batch_size, seq_len, hidden_size, .. } = self;
         self.check("output", outputs.output.len(), &[batch_size, seq_len, hidden_size]);
+        self.check("last_hidden", outputs.last_hidden.len(), &[batch_size, hidden_size]);
         self.check("last_cell_state", outputs.last_cell_state.len(), &self.cell_state());
     }
 
@@ -320,6 +390,8 @@ impl SequenceShape {
             }
         };
         optional("the gradient of output", grad.output.map(<[f32]>::len), sequence);
+        let last_hidden = grad.last_hidden.map(<[f32]>::len);
+        optional("the gradient of last_hidden", last_hidden, &[batch_size, hidden_size]);
         optional("the gradient of last_cell_state", grad.last_cell_state.map(<[f32]>::len), &self.cell_state());
         let len = |slice: &Option<&mut [f32]>| slice.as_ref().map(|slice| slice.len());
         optional("the gradient of input", len(&out.input), &[batch_size, seq_len, input_size]);
@@ -328,5 +400,6 @@ impl SequenceShape {
         optional("the gradient of bias", len(&out.bias), &[cell.num_biases() * hidden_size]);
         optional("the gradient of hidden", len(&out.hidden), &[batch_size, hidden_size]);
         optional("the gradient of cell_state", len(&out.cell_state), &self.cell_state());
+        optional("the gradient of peepholes", len(&out.peepholes), &[3, hidden_size]);
     }
 }

@@ -35,6 +35,11 @@ impl<'a, T> SharedSlice<'a, T> {
         Self { data: slice.as_ptr().cast_mut(), len: slice.len(), marker: PhantomData }
     }
 
+    /// Whether it has no elements.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The part `start..start + len`, to write.
     ///
     /// # Safety

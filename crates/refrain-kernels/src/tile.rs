@@ -36,6 +36,11 @@ impl Sums {
     pub(crate) fn row(&self, row: usize, width: usize) -> &[f32] {
         &self.0[row * width..(row + 1) * width]
     }
+
+    /// The same, to write.
+    pub(crate) fn row_mut(&mut self, row: usize, width: usize) -> &mut [f32] {
+        &mut self.0[row * width..(row + 1) * width]
+    }
 }
 
 /// The cut of products into tiles: so many rows of so many columns.

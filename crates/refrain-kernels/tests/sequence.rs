@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::sequence::{NAMES, backward_after, forward, forward_traced, full_gradient};
+use common::sequence::{NAMES, backward_after, forward, forward_keeping, forward_traced, full_gradient, with_options};
 use common::sequence_reference::{Problem, Reference};
 use common::{Noise, PRECISIONS, assert_close_at_scale, bits, engines};
-use refrain_kernels::{Cell, Engine, Precision, SequenceShape};
+use refrain_kernels::{Cell, Engine, Memory, Precision, SequenceShape};
 
 const BATCH_SIZES: [usize; 5] = [1, 3, 20, 33, 64];
 const SIZES: [usize; 10] = [1, 2, 3, 5, 17, 31, 64, 65, 97, 130];
@@ -41,8 +41,8 @@ fn least_scale(shape: SequenceShape, what: &str, len: usize) -> f64 {
 
 fn check(engines: &[Engine], problem: &Problem) {
     let shape = problem.shape;
-    let reference = Reference::new(shape, &problem.wide());
-    let mut active: Vec<bool> = reference.output.iter().map(|&h| h > 0.0).collect();
+    let reference = Reference::new(problem, &problem.wide());
+    let mut active: Vec<bool> = reference.sums().map(|sum| sum > 0.0).collect();
     let mut gradients = reference.backward(problem, &active);
     for engine in engines {
         for precision in PRECISIONS {
@@ -53,13 +53,12 @@ fn check(engines: &[Engine], problem: &Problem) {
             };
             let (written, trace) = forward_traced(engine, precision, problem);
             close("output", &written.output, &reference.output);
+            close("last_hidden", &written.last_hidden, &reference.last_hidden);
             close("last_cell_state", &written.last_cell_state, &reference.last_cell_state);
             let untraced = forward(engine, precision, problem);
-            assert!(bits(&untraced.output) == bits(&written.output), "{}", name("the untraced output"));
-            let cell_states = [&untraced, &written].map(|written| bits(&written.last_cell_state));
-            assert!(cell_states[0] == cell_states[1], "{}", name("the untraced cell state"));
+            assert!(untraced.bits() == written.bits(), "{}", name("the untraced pass"));
             // The output is close, so the rectifier can only differ on sums close to zero.
-            let rectified: Vec<bool> = written.output.iter().map(|&h| h > 0.0).collect();
+            let rectified = problem.rectified(&written.output);
             if shape.cell == Cell::RnnRelu && rectified != active {
                 gradients = reference.backward(problem, &rectified);
                 active = rectified;
@@ -67,6 +66,15 @@ fn check(engines: &[Engine], problem: &Problem) {
             let found = backward_after(engine, precision, problem, (&written, &trace), full_gradient(problem));
             for ((found, expected), what) in found.iter().zip(&gradients).zip(NAMES) {
                 close(what, found, expected);
+            }
+            let several = if shape.seq_len > 2 { &[Memory::Every(1), Memory::SquareRoot][..] } else { &[] };
+            for &memory in several {
+                let (written, trace) = forward_keeping(engine, precision, problem, memory);
+                assert!(untraced.bits() == written.bits(), "{}", name("the pass that keeps little"));
+                let again = backward_after(engine, precision, problem, (&written, &trace), full_gradient(problem));
+                for ((found, again), what) in found.iter().zip(&again).zip(NAMES) {
+                    assert!(bits(found) == bits(again), "{} with {memory:?}", name(what));
+                }
             }
         }
     }
@@ -88,6 +96,11 @@ fn check_all_sizes(cell: Cell) {
 #[test]
 fn lstm_layers_match_plain_loops() {
     check_all_sizes(Cell::Lstm);
+}
+
+#[test]
+fn coupled_lstm_layers_match_plain_loops() {
+    check_all_sizes(Cell::CoupledLstm);
 }
 
 #[test]
@@ -130,7 +143,7 @@ fn a_random_walk_over_shapes_matches_plain_loops() {
     let engines = engines(3);
     let mut noise = Noise::new(99);
     for _ in 0..40 {
-        let cell = Cell::ALL[noise.pick(&[0, 1, 2, 3])];
+        let cell = Cell::ALL[noise.pick(&[0, 1, 2, 3, 4])];
         let problem = Problem::new(
             cell,
             noise.pick(&[1, 4, 6, 11, 20]),
@@ -143,31 +156,71 @@ fn a_random_walk_over_shapes_matches_plain_loops() {
 }
 
 #[test]
+fn every_option_matches_plain_loops() {
+    let engines = engines(2);
+    for cell in Cell::ALL {
+        for (b, t, i, h) in [(1, 5, 3, 7), (3, 9, 17, 33), (20, 7, 5, 65), (40, 4, 31, 64), (67, 12, 2, 130)] {
+            for problem in with_options(&Problem::new(cell, b, t, i, h)) {
+                check(&engines, &problem);
+                check(&engines, &problem.clone().backward_in_time());
+                check(&engines, &problem.ragged().backward_in_time());
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_of_any_lengths_match_plain_loops() {
+    let engines = engines(2);
+    for cell in Cell::ALL {
+        for (b, t, i, h) in
+            [(1, 5, 3, 7), (2, 1, 4, 5), (3, 9, 17, 33), (20, 7, 5, 65), (64, 33, 31, 40), (67, 40, 2, 5)]
+        {
+            let problem = Problem::new(cell, b, t, i, h);
+            check(&engines, &problem.clone().ragged());
+            check(&engines, &problem.clone().ragged().backward_in_time());
+            check(&engines, &Problem { lengths: Some(vec![0; b]), ..problem.clone() });
+            check(&engines, &Problem { lengths: Some((0..b).map(|row| row.min(t)).collect()), ..problem.clone() });
+            check(&engines, &Problem { lengths: Some(vec![t - 1; b]), ..problem });
+        }
+    }
+}
+
+#[test]
 fn the_reference_gradients_match_finite_differences() {
-    const STEP: f64 = 1e-5;
     for cell in Cell::ALL {
         for (b, t, i, h) in [(2, 3, 2, 3), (1, 5, 3, 2), (3, 1, 1, 4)] {
-            let problem = Problem::new(cell, b, t, i, h);
-            let inputs = problem.wide();
-            let reference = Reference::new(problem.shape, &inputs);
-            // A step must not cross the bend of the rectifier.
-            let bends = cell == Cell::RnnRelu && reference.sums().any(|sum| sum.abs() < 100.0 * STEP);
-            assert!(!bends, "a sum close to zero in {:?}", problem.shape);
-            let active: Vec<bool> = reference.output.iter().map(|&h| h > 0.0).collect();
-            let gradients = reference.backward(&problem, &active);
-            for slot in 0..6 {
-                for e in 0..inputs[slot].len() {
-                    let shifted = |by: f64| {
-                        let mut inputs = inputs.clone();
-                        inputs[slot][e] += by;
-                        problem.loss(&inputs)
-                    };
-                    let difference = (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP);
-                    let expected = gradients[slot][e];
-                    let error = (difference - expected).abs();
-                    assert!(error < 1e-8, "{}[{e}] of {cell:?}: {difference} against {expected}", NAMES[slot]);
-                }
+            let plain = Problem::new(cell, b, t, i, h);
+            differences_match(&plain);
+            for problem in with_options(&plain) {
+                differences_match(&problem.clone().ragged());
+                differences_match(&problem.ragged().backward_in_time());
             }
+        }
+    }
+}
+
+fn differences_match(problem: &Problem) {
+    const STEP: f64 = 1e-5;
+    let cell = problem.shape.cell;
+    let inputs = problem.wide();
+    let reference = Reference::new(problem, &inputs);
+    // A step must not cross the bend of the rectifier.
+    let bends = cell == Cell::RnnRelu && reference.sums().any(|sum| sum != 0.0 && sum.abs() < 20.0 * STEP);
+    assert!(!bends, "a sum close to zero in {:?}", problem.shape);
+    let active: Vec<bool> = reference.sums().map(|sum| sum > 0.0).collect();
+    let gradients = reference.backward(problem, &active);
+    for slot in 0..7 {
+        for e in 0..inputs[slot].len() {
+            let shifted = |by: f64| {
+                let mut inputs = inputs.clone();
+                inputs[slot][e] += by;
+                problem.loss(&inputs)
+            };
+            let difference = (shifted(STEP) - shifted(-STEP)) / (2.0 * STEP);
+            let expected = gradients[slot][e];
+            let error = (difference - expected).abs();
+            assert!(error < 1e-8, "{}[{e}] of {cell:?}: {difference} against {expected}", NAMES[slot]);
         }
     }
 }

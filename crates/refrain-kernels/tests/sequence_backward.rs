@@ -19,7 +19,7 @@ fn wanted(cell: Cell) -> std::ops::Range<usize> {
     if cell.has_cell_state() { 0..6 } else { 0..5 }
 }
 
-fn all_bits(gradients: &[Vec<f32>; 6]) -> [Vec<u32>; 6] {
+fn all_bits(gradients: &[Vec<f32>; 7]) -> [Vec<u32>; 7] {
     gradients.each_ref().map(|values| bits(values))
 }
 
@@ -60,12 +60,17 @@ fn missing_gradients_count_as_zero() {
             let mut problem = Problem::new(cell, b, t, i, h);
             let zeros = backward(engine, precision, &problem, OutputGradients::default());
             assert!(zeros.iter().flatten().all(|&value| value == 0.0), "{:?}", problem.shape);
-            let only_cell = OutputGradients { output: None, ..full_gradient(&problem) };
+            let only_cell = OutputGradients { output: None, last_hidden: None, ..full_gradient(&problem) };
             let found = backward(engine, precision, &problem, only_cell);
-            let without = Problem { grad_output: vec![0.0; problem.grad_output.len()], ..problem.clone() };
+            let without = Problem {
+                grad_output: vec![0.0; problem.grad_output.len()],
+                grad_hidden: vec![0.0; problem.grad_hidden.len()],
+                ..problem.clone()
+            };
             assert!(found == backward(engine, precision, &without, full_gradient(&without)), "{:?}", problem.shape);
             problem.grad_cell.fill(0.0);
-            let only_output = OutputGradients { output: Some(&problem.grad_output), last_cell_state: None };
+            problem.grad_hidden.fill(0.0);
+            let only_output = OutputGradients { output: Some(&problem.grad_output), ..Default::default() };
             let found = backward(engine, precision, &problem, only_output);
             assert!(found == backward(engine, precision, &problem, full_gradient(&problem)), "{:?}", problem.shape);
         }
@@ -88,13 +93,13 @@ fn a_trace_can_be_used_again_and_two_live_side_by_side() {
 }
 
 #[test]
-fn without_steps_the_gradient_of_the_cell_state_passes_through() {
+fn without_steps_the_gradients_of_the_states_pass_through() {
     everywhere(2, |engine, precision, cell| {
         for (b, t) in [(1, 0), (3, 0), (40, 0), (0, 3), (0, 0)] {
             let problem = Problem::new(cell, b, t, 4, 5);
             let found = backward(engine, precision, &problem, full_gradient(&problem));
-            assert_eq!(found[5], problem.grad_cell);
-            assert!(found[..5].iter().flatten().all(|&value| value == 0.0), "{:?}", problem.shape);
+            assert_eq!((&found[4], &found[5]), (&problem.grad_hidden, &problem.grad_cell));
+            assert!(found[..4].iter().flatten().all(|&value| value == 0.0), "{:?}", problem.shape);
         }
     });
 }
@@ -129,10 +134,10 @@ fn wrong_lengths_are_refused_with_what_was_expected_and_found() {
         }
         let message = refusal_of(&written.output[1..], nothing(), SequenceGradients::default());
         assert!(message.contains("output must be [2, 3, 5]") && message.contains("29"), "{message}");
-        let short = OutputGradients { output: Some(&problem.grad_output[1..]), last_cell_state: None };
+        let short = OutputGradients { output: Some(&problem.grad_output[1..]), ..Default::default() };
         let message = refusal_of(&written.output, short, SequenceGradients::default());
         assert!(message.contains("the gradient of output must be [2, 3, 5]") && message.contains("29"), "{message}");
-        let long = OutputGradients { output: None, last_cell_state: Some(&[0.0; 11]) };
+        let long = OutputGradients { last_cell_state: Some(&[0.0; 11]), ..Default::default() };
         let message = refusal_of(&written.output, long, SequenceGradients::default());
         assert!(message.contains("the gradient of last_cell_state must be"), "{message}");
     }

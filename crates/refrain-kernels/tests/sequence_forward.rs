@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::sequence::{Written, everywhere, forward, forward_traced};
+use common::sequence::{
+    NAMES, Written, backward_after, everywhere, forward, forward_traced, full_gradient, with_options,
+};
 use common::sequence_reference::Problem;
 use common::{bits, refusal};
 use refrain_kernels::{Cell, Engine, Isa, Precision, SequenceOutputs, SequenceShape, sequence_forward};
@@ -28,11 +30,10 @@ fn check_parts(engine: &Engine, precision: Precision, problem: &Problem, whole: 
         let part = problem.steps(range.clone(), &hidden, &cell_state);
         let written = forward(engine, precision, &part);
         assert!(bits(&written.output) == bits(&cut(&whole.output, shape, range)), "{range:?} in {name}");
-        if !range.is_empty() {
-            hidden = cut(&written.output, part.shape, &(range.len() - 1..range.len()));
-        }
+        hidden = written.last_hidden;
         cell_state = written.last_cell_state;
     }
+    assert!(bits(&hidden) == bits(&whole.last_hidden), "the hidden state after {name}");
     assert!(bits(&cell_state) == bits(&whole.last_cell_state), "the cell state after {name}");
 }
 
@@ -71,13 +72,14 @@ fn a_sequence_has_the_same_bits_alone_and_beside_others() {
 }
 
 #[test]
-fn without_steps_the_cell_state_stays() {
+fn without_steps_the_states_stay() {
     everywhere(2, |engine, precision, cell| {
         for b in [0, 1, 3, 40] {
             let problem = Problem::new(cell, b, 0, 4, 5);
             for written in [forward(engine, precision, &problem), forward_traced(engine, precision, &problem).0] {
                 assert!(written.output.is_empty());
                 assert_eq!(bits(&written.last_cell_state), bits(&problem.cell_state));
+                assert_eq!(bits(&written.last_hidden), bits(&problem.hidden));
             }
         }
     });
@@ -115,6 +117,8 @@ fn infinite_inputs_saturate_the_gates() {
                     let expected = match cell {
                         // Each step adds the candidate, one, and forgets nothing.
                         Cell::Lstm => (1.25 + (at / 5) as f32).tanh(),
+                        // It lets nothing in where it forgets nothing.
+                        Cell::CoupledLstm => 0.25f32.tanh(),
                         // The update gate keeps the state.
                         Cell::Gru => 0.5,
                         Cell::RnnTanh => 1.0,
@@ -131,9 +135,81 @@ fn infinite_inputs_saturate_the_gates() {
 /// The message with which buffers of these lengths are refused.
 fn refusal_of(problem: &Problem, output: usize, last_cell_state: usize) -> String {
     let (mut output, mut last_cell_state) = (vec![0.0; output], vec![0.0; last_cell_state]);
-    let outputs = SequenceOutputs { output: &mut output, last_cell_state: &mut last_cell_state };
+    let mut last_hidden = vec![0.0; problem.hidden.len()];
+    let outputs =
+        SequenceOutputs { output: &mut output, last_hidden: &mut last_hidden, last_cell_state: &mut last_cell_state };
     let engine = Engine::new(Isa::Portable, 1).expect("plain loops");
     refusal(|| sequence_forward(&engine, Precision::F32, problem.shape, problem.inputs(), outputs))
+}
+
+#[test]
+fn padding_is_no_number_of_anything() {
+    everywhere(2, |engine, precision, cell| {
+        for (b, t, i, h) in SHAPES {
+            let plain = Problem::new(cell, b, t, i, h).ragged();
+            for problem in [vec![plain.clone()], with_options(&plain)].concat() {
+                let name = format!("{:?} in {precision:?} on {}", problem.shape, engine.isa());
+                // Whatever stands there, even if it is not a number.
+                let mut other = problem.clone();
+                for row in 0..b {
+                    other.input[(row * t + problem.length(row)) * i..(row + 1) * t * i].fill(f32::NAN);
+                    other.grad_output[(row * t + problem.length(row)) * h..(row + 1) * t * h].fill(f32::NAN);
+                }
+                let (written, trace) = forward_traced(engine, precision, &problem);
+                let (beside, trace_beside) = forward_traced(engine, precision, &other);
+                assert!(written.bits() == beside.bits(), "what {name} writes");
+                let expected = backward_after(engine, precision, &problem, (&written, &trace), full_gradient(&problem));
+                let found = backward_after(engine, precision, &other, (&beside, &trace_beside), full_gradient(&other));
+                for ((expected, found), what) in expected.iter().zip(&found).zip(NAMES) {
+                    assert!(bits(expected) == bits(found), "{what} of {name}");
+                }
+                for row in 0..b {
+                    let padding = &written.output[(row * t + problem.length(row)) * h..(row + 1) * t * h];
+                    assert!(bits(padding).iter().all(|&bits| bits == 0), "the output's padding of {name}");
+                    let padding = &found[0][(row * t + problem.length(row)) * i..(row + 1) * t * i];
+                    assert!(bits(padding).iter().all(|&bits| bits == 0), "the input gradient's padding of {name}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn more_padding_changes_no_bit() {
+    everywhere(2, |engine, precision, cell| {
+        for (b, t, i, h) in [(3, 9, 5, 33), (20, 7, 31, 65), (64, 13, 3, 20)] {
+            let mut long = Problem::new(cell, b, t + 6, i, h);
+            long.lengths = Some((0..b).map(|row| t - row * 5 % (t + 1)).collect());
+            let mut short = long.steps(0..t, &long.hidden.clone(), &long.cell_state.clone());
+            short.lengths = long.lengths.clone();
+            let name = format!("{:?} in {precision:?} on {}", long.shape, engine.isa());
+            let runs = [&long, &short].map(|problem| forward_traced(engine, precision, problem));
+            let [long_run, short_run] = &runs;
+            assert!(bits(&cut(&long_run.0.output, long.shape, &(0..t))) == bits(&short_run.0.output), "{name}");
+            assert!(long_run.0.bits()[1..] == short_run.0.bits()[1..], "the last states of {name}");
+            let gradients = [(&long, long_run), (&short, short_run)].map(|(problem, (written, trace))| {
+                backward_after(engine, precision, problem, (written, trace), full_gradient(problem))
+            });
+            for slot in 1..7 {
+                assert!(bits(&gradients[0][slot]) == bits(&gradients[1][slot]), "{} of {name}", NAMES[slot]);
+            }
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "sequence 1 is of 4 steps but the input has 3")]
+fn a_length_beyond_the_input_is_refused() {
+    let problem = Problem { lengths: Some(vec![3, 4]), ..Problem::new(Cell::Gru, 2, 3, 4, 5) };
+    forward(&Engine::new(Isa::Portable, 1).unwrap(), Precision::F32, &problem);
+}
+
+#[test]
+#[should_panic(expected = "Gru has no cell state for peepholes")]
+fn options_of_another_cell_are_refused() {
+    let mut problem = Problem::new(Cell::Gru, 2, 3, 4, 5);
+    problem.options.peepholes = Some(vec![0.0; 15]);
+    forward(&Engine::new(Isa::Portable, 1).unwrap(), Precision::F32, &problem);
 }
 
 #[test]

@@ -40,7 +40,9 @@ fn steps_give_the_states_of_the_sequence() {
             for engine in engines(2) {
                 let mut output = vec![f32::NAN; b * t * h];
                 let mut last = vec![f32::NAN; problem.cell_state.len()];
-                let outputs = SequenceOutputs { output: &mut output, last_cell_state: &mut last };
+                let mut hidden = problem.hidden.clone();
+                let outputs =
+                    SequenceOutputs { output: &mut output, last_hidden: &mut hidden, last_cell_state: &mut last };
                 sequence_forward(&engine, Precision::F32, problem.shape, problem.inputs(), outputs);
                 for (format, tolerance) in FORMATS {
                     let name = format!("{:?} in {format:?} on {}", problem.shape, engine.isa());

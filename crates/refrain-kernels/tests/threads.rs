@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::sequence::{backward_after, forward, forward_traced, full_gradient};
+use common::sequence::{backward_after, forward, forward_traced, full_gradient, with_options};
 use common::sequence_reference::Problem;
 use common::{Noise, PRECISIONS, bits};
 use refrain_kernels::{
@@ -66,7 +66,9 @@ fn layer(engine: &Engine, precision: Precision, problem: &Problem) -> Vec<Vec<f3
     let (written, trace) = forward_traced(engine, precision, problem);
     let gradients = backward_after(engine, precision, problem, (&written, &trace), full_gradient(problem));
     let mut all = gradients.to_vec();
-    all.extend([untraced.output, untraced.last_cell_state, written.output, written.last_cell_state]);
+    for written in [untraced, written] {
+        all.extend([written.output, written.last_hidden, written.last_cell_state]);
+    }
     all
 }
 
@@ -84,9 +86,10 @@ fn recurrent_layers() {
             (5, 4, 2, 3),
         ] {
             let problem = Problem::new(cell, b, t, i, h);
-            for precision in PRECISIONS {
+            let every_option = with_options(&problem).pop().expect("all of them").ragged();
+            for (problem, precision) in [problem, every_option].iter().flat_map(|p| PRECISIONS.map(|of| (p, of))) {
                 let name = format!("{:?} in {precision:?}", problem.shape);
-                same_bytes(&name, |engine| layer(engine, precision, &problem));
+                same_bytes(&name, |engine| layer(engine, precision, problem));
             }
         }
     }

@@ -8,9 +8,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::backward_plan::BackwardPlan;
+use super::backward_plan::{BackwardPlan, Chunk};
+use super::batch::Batch;
 use super::cell::Step;
 use super::plan::Plan;
+use super::segments::{Recompute, Segment};
 use super::step::LeftRows;
 use super::step_back::{StepBack, StepWork, Sub};
 use super::{OutputGradients, SequenceGradients, SequenceInputs, SequenceShape, SequenceTrace};
@@ -39,33 +41,44 @@ pub(super) fn backward<C: Step>(
     grad: OutputGradients,
     out: SequenceGradients,
 ) {
-    if shape.states() == 0 {
+    let batch = Batch::new(shape, inputs.direction, inputs.lengths);
+    if batch.steps() == 0 || shape.states() == 0 {
         no_steps(grad, out);
         return;
     }
+    let SequenceShape { seq_len, hidden_size, .. } = shape;
+    let recalled =
+        [inputs.options.recalled(inputs.hidden, 1, hidden_size), inputs.options.recalled(output, seq_len, hidden_size)];
+    let source = Source {
+        inputs,
+        output,
+        recalled: [recalled[0].as_deref().unwrap_or(inputs.hidden), recalled[1].as_deref().unwrap_or(output)],
+        grad,
+    };
     let plan = BackwardPlan::new::<C>(Plan::new::<C>(engine, precision, shape));
-    with_encoding!(plan.forward.format, E => {
-        TimeLoop::<C, E>::run(engine, plan, &Source { inputs, output, trace, grad }, out);
-    });
+    with_encoding!(plan.forward.format, E => TimeLoop::<C, E>::run(engine, plan, &batch, &source, trace, out));
 }
 
-/// Without steps the cell state passes through and nothing else matters.
+/// Without steps the states pass through and nothing else matters.
 fn no_steps(grad: OutputGradients, out: SequenceGradients) {
-    for zero in [out.input, out.weight_ih, out.weight_hh, out.bias, out.hidden].into_iter().flatten() {
+    for zero in [out.input, out.weight_ih, out.weight_hh, out.bias, out.peepholes].into_iter().flatten() {
         zero.fill(0.0);
     }
-    if let Some(cell_state) = out.cell_state {
-        match grad.last_cell_state {
-            Some(last_cell_state) => cell_state.copy_from_slice(last_cell_state),
-            None => cell_state.fill(0.0),
+    for (state, grad) in [(out.hidden, grad.last_hidden), (out.cell_state, grad.last_cell_state)] {
+        match (state, grad) {
+            (Some(state), Some(grad)) => state.copy_from_slice(grad),
+            (Some(state), None) => state.fill(0.0),
+            (None, _) => {}
         }
     }
 }
 
-struct Source<'a> {
-    inputs: &'a SequenceInputs<'a>,
-    output: &'a [f32],
-    trace: &'a SequenceTrace,
+/// What the pass reads.
+pub(super) struct Source<'a> {
+    pub(super) inputs: &'a SequenceInputs<'a>,
+    pub(super) output: &'a [f32],
+    /// The initial hidden state and the output as the recurrent products read them.
+    recalled: [&'a [f32]; 2],
     grad: OutputGradients<'a>,
 }
 
@@ -86,16 +99,22 @@ struct WeightGradient<'a> {
 
 struct TimeLoop<'a, C, E> {
     plan: BackwardPlan,
+    batch: &'a Batch,
+    chunks: &'a [Chunk],
     source: &'a Source<'a>,
     /// By panel.
     packed_hh: SharedSlice<'a, u32>,
     packed_ih: SharedSlice<'a, u32>,
-    /// A ring of one step more than a chunk has, by step and row block.
+    /// The first steps of an even and of an odd chunk, by row block, which the chunk before reads; then the other row blocks
+    /// of a chunk.
     rows: SharedSlice<'a, u32>,
     /// By panel of gradients.
     columns: SharedSlice<'a, u32>,
     /// δ of the state, by tile and forward panel.
     state: SharedSlice<'a, f32>,
+    /// By tile and forward panel: δ of the hidden state where a step kept it, and those of the peepholes.
+    carry: SharedSlice<'a, f32>,
+    peepholes: SharedSlice<'a, f32>,
     /// By row block and gradient: the sums over sequences and steps.
     bias: SharedSlice<'a, f32>,
     weights: [Option<WeightGradient<'a>>; 2],
@@ -103,6 +122,7 @@ struct TimeLoop<'a, C, E> {
     out_bias: Option<SharedSlice<'a, f32>>,
     out_hidden: Option<SharedSlice<'a, f32>>,
     out_cell_state: Option<SharedSlice<'a, f32>>,
+    out_peepholes: Option<SharedSlice<'a, f32>>,
     cell: PhantomData<(C, E)>,
 }
 
@@ -113,21 +133,35 @@ struct Work<E: Encode> {
 }
 
 impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
-    fn run(engine: &Engine, plan: BackwardPlan, source: &Source, out: SequenceGradients) {
+    fn run(
+        engine: &Engine,
+        plan: BackwardPlan,
+        batch: &Batch,
+        source: &Source,
+        trace: &SequenceTrace,
+        out: SequenceGradients,
+    ) {
         let SequenceShape { batch_size, input_size, hidden_size, .. } = plan.forward.shape;
+        let options = &source.inputs.options;
+        let chunks = plan.chunks(batch);
+        let most = |of: fn(&Chunk) -> usize| chunks.iter().map(of).max().unwrap_or(0);
+        let (most_terms, most_row_blocks) = (most(|chunk| chunk.terms), most(|chunk| chunk.row_blocks.len()));
         let mut packed_hh = engine.scratch(plan.panels * plan.right(plan.recurrent_gradients).len());
         let input_panels = if out.input.is_some() { input_size.div_ceil(plan.tile.width) } else { 0 };
         let mut packed_ih = engine.scratch(input_panels * plan.right(plan.input_gradients).len());
-        let mut rows = engine.scratch((plan.chunk_steps + 1) * plan.forward.row_blocks * plan.left().len());
-        let mut columns = engine.scratch(plan.gradients * plan.panels * plan.columns(plan.chunk_steps).len());
+        let mut rows = engine.scratch((2 * plan.forward.row_blocks + most_row_blocks) * plan.left().len());
+        let mut columns = engine.scratch(plan.gradients * plan.panels * plan.columns(most_terms).len());
         let mut state = engine.scratch(plan.tiles() * plan.state_len());
+        let carries = options.zoneout_hidden.is_some() && !C::STATE_IS_HIDDEN;
+        let mut carry = engine.scratch(usize::from(carries) * state.len());
+        let mut peepholes = engine.scratch(usize::from(options.peepholes.is_some()) * 3 * state.len());
         let mut bias = engine.scratch(plan.forward.row_blocks * plan.gradients * plan.padded);
         let sizes = [(out.weight_ih, input_size), (out.weight_hh, hidden_size)];
         let gradients = [plan.input_gradients, plan.recurrent_gradients];
         let mut scratch: [_; 2] = std::array::from_fn(|i| {
             let wanted = usize::from(sizes[i].0.is_some());
             let tiles = wanted * sizes[i].1.div_ceil(plan.features.rows);
-            let features = engine.scratch(tiles * plan.feature_rows(plan.chunk_steps).len());
+            let features = engine.scratch(tiles * plan.feature_rows(most_terms).len());
             let sums = engine.scratch(tiles * gradients[i] * plan.panels * plan.feature_tile());
             (features, sums)
         });
@@ -146,55 +180,67 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         let weights = [parts.next().flatten(), parts.next().flatten()];
         let time_loop = TimeLoop::<C, E> {
             plan,
+            batch,
+            chunks: &chunks,
             source,
             packed_hh: SharedSlice::new(packed_hh.words_mut()),
             packed_ih: SharedSlice::new(packed_ih.words_mut()),
             rows: SharedSlice::new(rows.words_mut()),
             columns: SharedSlice::new(columns.words_mut()),
             state: SharedSlice::new(&mut state),
+            carry: SharedSlice::new(&mut carry),
+            peepholes: SharedSlice::new(&mut peepholes),
             bias: SharedSlice::new(&mut bias),
             weights,
             out_input: out.input.map(SharedSlice::new),
             out_bias: out.bias.map(SharedSlice::new),
             out_hidden: out.hidden.map(SharedSlice::new),
             out_cell_state: out.cell_state.map(SharedSlice::new),
+            out_peepholes: out.peepholes.map(SharedSlice::new),
             cell: PhantomData,
         };
         let step_flops = 4 * C::GATES * batch_size * hidden_size * (input_size + hidden_size);
-        engine.run(engine.members_for_flops(step_flops).min(plan.tiles()), |member| time_loop.member(member));
+        let members = engine.members_for_flops(step_flops).min(plan.tiles());
+        let mut recompute = Recompute::new(engine, &plan.forward, batch, source);
+        for (index, segment) in trace.memory.segments(&chunks).into_iter().enumerate().rev() {
+            let blocks = recompute.blocks::<C, E>(trace, &chunks, (index, &segment));
+            let segment = Segment { chunks: segment, blocks };
+            engine.run(members, |member| time_loop.member(member, &segment));
+        }
     }
 
-    fn member(&self, member: Member) {
+    fn member(&self, member: Member, segment: &Segment) {
         let plan = &self.plan;
-        let seq_len = plan.forward.shape.seq_len;
         let tiles = plan.forward.arch.tiles();
-        let mut work = Work::<E> { sums: Sums::new(), step: StepWork::new() };
-        self.pack_weights(member);
+        let mut work = Work::<E> { sums: Sums::new(), step: StepWork::new(&self.source.inputs.options) };
         let own = member.share(plan.tiles());
-        for tile in own.clone() {
-            self.start_tile(tile);
+        if segment.chunks.end == self.chunks.len() {
+            self.pack_weights(member);
+            for tile in own.clone() {
+                self.start_tile(tile);
+            }
         }
-        let mut end = seq_len;
-        while end > 0 {
-            let steps = end.saturating_sub(plan.chunk_steps)..end;
-            self.pack_features(member, &steps);
-            self.pad_columns(member, &steps);
+        for index in segment.chunks.clone().rev() {
+            let chunk = &self.chunks[index];
+            self.pack_features(member, chunk);
+            self.pad_columns(member, chunk);
             member.barrier();
-            for step in steps.clone().rev() {
+            for step in chunk.steps.clone().rev() {
                 for offset in 0..own.len() {
                     // There and back: what the last step used last is still in the cache.
                     let tile = if step % 2 == 0 { own.start + offset } else { own.end - 1 - offset };
-                    self.tile(&tiles, &mut work, &steps, step, tile);
+                    self.tile(&tiles, &mut work, segment, index, step, tile);
                 }
                 member.barrier();
             }
-            self.input_gradient(member, &tiles, &mut work.sums, &steps);
-            self.weight_gradients(member, &tiles, &mut work.sums, &steps);
+            self.input_gradient(member, &tiles, &mut work.sums, index);
+            self.weight_gradients(member, &tiles, &mut work.sums, index);
             // The next chunk's features and columns take the place of this one's.
             member.barrier();
-            end = steps.start;
         }
-        self.finish(member, &tiles, &mut work.sums, &own);
+        if segment.chunks.start == 0 {
+            self.finish(member, &tiles, &mut work.sums, &own);
+        }
     }
 
     /// Packs a member's share of the weights.
@@ -237,6 +283,17 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         unsafe { self.state.part_mut(tile * len, len) }
     }
 
+    /// What else is carried from step to step for a tile: `count` numbers for each one of its state, or none.
+    ///
+    /// # Safety
+    ///
+    /// As [`TimeLoop::state_blocks`].
+    unsafe fn carried_blocks<'b>(&self, of: SharedSlice<'b, f32>, count: usize, tile: usize) -> &'b mut [f32] {
+        let len = if of.is_empty() { 0 } else { count * self.plan.state_len() };
+        // SAFETY: by contract.
+        unsafe { of.part_mut(tile * len, len) }
+    }
+
     /// The gradient of the bias of a panel's units, for a row block.
     ///
     /// # Safety
@@ -251,20 +308,13 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     }
 
     fn start_tile(&self, tile: usize) {
-        let Self { plan, source, .. } = self;
-        let (panel, row_block) = self.plan.forward.position(tile);
+        let plan = &self.plan;
+        let (panel, row_block) = plan.forward.position(tile);
         // SAFETY: the tile is this member's.
-        let state = unsafe { self.state_blocks(tile) };
-        state.fill(0.0);
-        let has_cell_state = plan.forward.shape.cell.has_cell_state();
-        if let Some(grad) = source.grad.last_cell_state.filter(|_| has_cell_state) {
-            let (units, hidden_size) = (plan.forward.units, plan.forward.shape.hidden_size);
-            for unit in self.units(panel) {
-                let (sub, u) = ((unit - panel * plan.tile.width) / units, unit % units);
-                for (r, row) in plan.forward.rows(row_block).enumerate() {
-                    state[sub * plan.forward.block_len() + r * units + u] = grad[row * hidden_size + unit];
-                }
-            }
+        unsafe {
+            self.state_blocks(tile).fill(0.0);
+            self.carried_blocks(self.carry, 1, tile).fill(0.0);
+            self.carried_blocks(self.peepholes, 3, tile).fill(0.0);
         }
         for gradient in 0..plan.gradients {
             // SAFETY: as above.
@@ -272,12 +322,47 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
     }
 
+    /// Begins the sequences of a tile that end with the coming step: nothing comes from after it but the gradients of the last
+    /// states. That of the hidden state takes the place of the recurrent product.
+    fn start_sequences(&self, sums: &mut Sums, tile: usize, ending: &Range<usize>) {
+        let Self { plan, source, batch, .. } = self;
+        let (panel, row_block) = plan.forward.position(tile);
+        let first = plan.forward.rows(row_block).start;
+        let (units, hidden_size) = (self.units(panel), plan.forward.shape.hidden_size);
+        let forward_units = plan.forward.units;
+        // SAFETY: the tile is this member's.
+        let (state, carry) = unsafe { (self.state_blocks(tile), self.carried_blocks(self.carry, 1, tile)) };
+        let has_cell_state = plan.forward.shape.cell.has_cell_state();
+        for place in ending.clone() {
+            let (r, row) = (place - first, batch.row(place));
+            let of = |grad: Option<&'_ [f32]>, unit: usize| grad.map_or(0.0, |grad| grad[row * hidden_size + unit]);
+            sums.row_mut(r, plan.tile.width).fill(0.0);
+            for (sub, unit) in (0..plan.tile.width).map(|u| (u / forward_units, u)) {
+                let at = sub * plan.forward.block_len() + r * forward_units + unit % forward_units;
+                let cell_state = if has_cell_state && unit < units.len() {
+                    of(source.grad.last_cell_state, units.start + unit)
+                } else {
+                    0.0
+                };
+                // A panel of gradients may be wider than its forward panels together.
+                if let Some(state) = state.get_mut(at) {
+                    *state = cell_state;
+                }
+                if let Some(carry) = carry.get_mut(at) {
+                    *carry = 0.0;
+                }
+            }
+            for (sum, unit) in sums.row_mut(r, plan.tile.width).iter_mut().zip(units.clone()) {
+                *sum = of(source.grad.last_hidden, unit);
+            }
+        }
+    }
+
     /// Packs a member's share of what the weights were multiplied with in a chunk: the input, and the hidden states before
     /// each step.
-    fn pack_features(&self, member: Member, steps: &Range<usize>) {
-        let Self { plan, source, .. } = self;
-        let SequenceShape { batch_size, seq_len, .. } = plan.forward.shape;
-        let packing = plan.feature_rows(steps.len());
+    fn pack_features(&self, member: Member, chunk: &Chunk) {
+        let Self { plan, source, batch, .. } = self;
+        let packing = plan.feature_rows(chunk.terms);
         for (index, weight) in self.weights.iter().enumerate() {
             let Some(weight) = weight else { continue };
             let size = weight.size;
@@ -287,12 +372,14 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 // passed the barrier at its end.
                 let to = unsafe { weight.features.part_mut(block * packing.len(), packing.len()) };
                 packing.contiguous_lines(to, |term| {
-                    let (step, row) = (steps.start + term / plan.padded_batch, term % plan.padded_batch);
+                    let (step, place) = chunk.term(term);
+                    if place >= batch.running(step) {
+                        return &[];
+                    }
                     let (from, row) = match (index, step) {
-                        _ if row >= batch_size => return &[],
-                        (0, _) => (source.inputs.input, row * seq_len + step),
-                        (_, 0) => (source.inputs.hidden, row),
-                        _ => (source.output, row * seq_len + step - 1),
+                        (0, _) => (source.inputs.input, batch.at(place, step)),
+                        (_, 0) => (source.recalled[0], batch.row(place)),
+                        _ => (source.recalled[1], batch.at(place, step - 1)),
                     };
                     &from[row * size..][features.clone()]
                 });
@@ -301,9 +388,9 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     }
 
     /// Clears the last block of a member's share of the columns, where a chunk does not fill it.
-    fn pad_columns(&self, member: Member, steps: &Range<usize>) {
+    fn pad_columns(&self, member: Member, chunk: &Chunk) {
         let plan = &self.plan;
-        let packing = plan.columns(steps.len());
+        let packing = plan.columns(chunk.terms);
         let block_len = plan.forward.format.block_len(packing.lines);
         if !packing.terms.is_multiple_of(plan.forward.format.block_terms()) {
             for panel in member.share(plan.gradients * plan.panels) {
@@ -313,44 +400,48 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
     }
 
-    /// The rows of gradients of a step and row block.
-    fn rows_of(&self, step: usize, row_block: usize) -> *mut u32 {
-        let plan = &self.plan;
-        let slot = step % (plan.chunk_steps + 1);
-        self.rows.pointer((slot * plan.forward.row_blocks + row_block) * plan.left().len())
+    /// The rows of gradients of a step of a chunk and of a row block.
+    fn rows_of(&self, index: usize, step: usize, row_block: usize) -> *mut u32 {
+        let (plan, chunk) = (&self.plan, &self.chunks[index]);
+        let slot = match chunk.first_row_block(step) {
+            0 => index % 2 * plan.forward.row_blocks,
+            first => 2 * plan.forward.row_blocks + first,
+        };
+        self.rows.pointer((slot + row_block) * plan.left().len())
     }
 
-    /// The product of the gradients of a step with `weight_hh`, for a tile.
-    fn recurrent_product(&self, step: usize, panel: usize, row_block: usize) -> TileProduct {
+    /// The product of the gradients of a step of a chunk with `weight_hh`, for some rows of a tile; of none, zeros.
+    fn recurrent_product(&self, (index, step): (usize, usize), tile: usize, rows: usize) -> TileProduct {
         let plan = &self.plan;
+        let (panel, row_block) = plan.forward.position(tile);
         let terms = plan.recurrent_gradients * plan.padded;
         TileProduct {
             format: plan.forward.format,
             shape: plan.tile,
-            rows: plan.forward.rows(row_block).len(),
-            // Nothing comes from after the last step, and a panel of padding is not even packed.
-            blocks: if step == plan.forward.shape.seq_len || self.units(panel).is_empty() {
-                0
-            } else {
-                plan.forward.format.blocks(terms)
-            },
-            left: self.rows_of(step, row_block).wrapping_add(plan.recurrent_start()),
+            rows,
+            // A panel of padding is not even packed.
+            blocks: if self.units(panel).is_empty() { 0 } else { plan.forward.format.blocks(terms) },
+            left: self.rows_of(index, step, row_block).wrapping_add(plan.recurrent_start()),
             right: self.packed_hh.pointer(panel * plan.right(plan.recurrent_gradients).len()),
         }
     }
 
     /// One step back of a tile.
-    fn tile(&self, tiles: &Tiles, work: &mut Work<E>, steps: &Range<usize>, step: usize, tile: usize) {
-        let Self { plan, source, .. } = self;
-        let SequenceShape { seq_len, hidden_size, .. } = plan.forward.shape;
+    fn tile(&self, tiles: &Tiles, work: &mut Work<E>, segment: &Segment, index: usize, step: usize, tile: usize) {
+        let Self { plan, source, batch, .. } = self;
+        let chunk = &self.chunks[index];
         let (panel, row_block) = self.plan.forward.position(tile);
-        let (rows, units) = (plan.forward.rows(row_block), self.units(panel));
+        let (places, units) = (plan.forward.rows(row_block), self.units(panel));
+        let (running, later) = (batch.running_of(&places, step), batch.running_of(&places, step + 1));
+        if running.is_empty() {
+            return;
+        }
         let subpanels = plan.tile.width / plan.forward.units;
         let block_len = plan.forward.block_len();
         // Blocks of consecutive forward panels lie a whole panel apart.
         let block = |step: usize, sub: usize, count: usize| {
             let tile = (panel * subpanels + sub) * plan.forward.row_blocks + row_block;
-            let start = step * plan.forward.step_len(count) + tile * count * block_len;
+            let start = (step - segment.blocks.first) * plan.forward.step_len(count) + tile * count * block_len;
             start..start + count * block_len
         };
         let present = units.len().div_ceil(plan.forward.units);
@@ -358,36 +449,48 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             if sub >= present {
                 return Sub::default();
             }
-            let states = |step| if C::HAS_STATE { &source.trace.states[block(step, sub, 1)] } else { &[][..] };
-            Sub { kept: &source.trace.kept[block(step, sub, C::SUMS)], before: states(step), after: states(step + 1) }
+            let states = |step| if C::HAS_STATE { &segment.blocks.states[block(step, sub, 1)] } else { &[][..] };
+            let kept = &segment.blocks.kept[block(step, sub, C::SUMS)];
+            Sub { kept, before: states(step), after: states(step + 1) }
         });
         for sub in &subs[..present] {
             prefetch_run(sub.kept.as_ptr(), sub.kept.len());
             prefetch_run(sub.before.as_ptr(), sub.before.len());
         }
-        // SAFETY: the weights are packed, and the gradients of the later step complete, since the barrier.
-        unsafe { tiles.multiply(&self.recurrent_product(step + 1, panel, row_block), &mut work.sums) };
-        let columns = plan.columns(steps.len());
+        if !later.is_empty() {
+            let from = if step + 1 < chunk.steps.end { index } else { index + 1 };
+            // SAFETY: the weights are packed, and the gradients of the later step complete, since the barrier.
+            unsafe { tiles.multiply(&self.recurrent_product((from, step + 1), tile, later.len()), &mut work.sums) };
+        }
+        self.start_sequences(&mut work.sums, tile, &(later.end..running.end));
+        let columns = plan.columns(chunk.terms);
         plan.forward.arch.run(StepBack::<C, E> {
             plan,
+            batch,
+            options: &source.inputs.options,
+            step,
             sums: &work.sums,
+            // Gradients that came through a dropped-out product; those of last states did not.
+            through_product: later.len(),
             work: &mut work.step,
-            rows: rows.len(),
+            first_place: running.start,
+            rows: running.len(),
             present: units.len(),
             first_unit: panel * plan.tile.width,
-            grad_output: source
-                .grad
-                .output
-                .map(|grad| &grad[(rows.start * seq_len + step) * hidden_size + units.start..]),
+            grad_output: source.grad.output.map(|grad| &grad[units.start..]),
             subs: &subs[..present],
             // SAFETY: the tile is this member's.
             state: unsafe { self.state_blocks(tile) },
-            left: LeftRows { to: self.rows_of(step, row_block), lines: plan.tile.rows },
+            // SAFETY: as above.
+            carry: unsafe { self.carried_blocks(self.carry, 1, tile) },
+            // SAFETY: as above.
+            peepholes: unsafe { self.carried_blocks(self.peepholes, 3, tile) },
+            left: LeftRows { to: self.rows_of(index, step, row_block), lines: plan.tile.rows },
             columns: std::array::from_fn(|gradient| {
                 let panel = gradient.min(plan.gradients - 1) * plan.panels + panel;
                 self.columns.pointer(panel * columns.len())
             }),
-            first_term: (step - steps.start) * plan.padded_batch + rows.start,
+            first_term: chunk.first_term(step) + running.start,
             bias: std::array::from_fn(|gradient| {
                 // SAFETY: as above.
                 let part = (gradient < plan.gradients).then(|| unsafe { self.bias_part(gradient, panel, row_block) });
@@ -398,27 +501,27 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     }
 
     /// The gradient of a chunk's input, for a member's share of its rows.
-    fn input_gradient(&self, member: Member, tiles: &Tiles, sums: &mut Sums, steps: &Range<usize>) {
+    fn input_gradient(&self, member: Member, tiles: &Tiles, sums: &mut Sums, index: usize) {
         let Some(out) = self.out_input else { return };
         let plan = &self.plan;
-        let SequenceShape { seq_len, input_size, .. } = plan.forward.shape;
+        let input_size = plan.forward.shape.input_size;
         let format = plan.forward.format;
         let (blocks, pass) = (format.blocks(plan.input_gradients * plan.padded), format.blocks(PASS_TERMS));
         let packing = plan.right(plan.input_gradients);
-        let own = member.share(steps.len() * plan.forward.row_blocks);
+        let own = &self.chunks[index].row_blocks[member.share(self.chunks[index].row_blocks.len())];
         for first in (0..blocks).step_by(pass) {
             for panel in 0..input_size.div_ceil(plan.tile.width) {
                 let col = panel * plan.tile.width;
-                for place in own.clone() {
-                    let (step, row_block) =
-                        (steps.start + place / plan.forward.row_blocks, place % plan.forward.row_blocks);
-                    let rows = plan.forward.rows(row_block);
+                for &(step, row_block) in own {
+                    let places = self.batch.running_of(&plan.forward.rows(row_block), step);
                     let product = TileProduct {
                         format,
                         shape: plan.tile,
-                        rows: rows.len(),
+                        rows: places.len(),
                         blocks: pass.min(blocks - first),
-                        left: self.rows_of(step, row_block).wrapping_add(first * format.block_len(plan.tile.rows)),
+                        left: self
+                            .rows_of(index, step, row_block)
+                            .wrapping_add(first * format.block_len(plan.tile.rows)),
                         right: self
                             .packed_ih
                             .pointer(panel * packing.len() + first * format.block_len(plan.tile.width)),
@@ -428,11 +531,12 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                     plan.forward.arch.run(StoreTile {
                         sums,
                         width: plan.tile.width,
-                        rows: rows.len(),
+                        rows: places.len(),
                         cols: plan.tile.width.min(input_size - col),
                         start: if first == 0 { Start::Zero } else { Start::Output },
-                        out: out.pointer((rows.start * seq_len + step) * input_size + col),
-                        stride: seq_len * input_size,
+                        out: out.pointer(col),
+                        stride: input_size,
+                        row: |r| self.batch.at(places.start + r, step),
                     });
                 }
             }
@@ -440,10 +544,11 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     }
 
     /// Adds a chunk to the gradients of the weights, for a member's share of the gates.
-    fn weight_gradients(&self, member: Member, tiles: &Tiles, sums: &mut Sums, steps: &Range<usize>) {
+    fn weight_gradients(&self, member: Member, tiles: &Tiles, sums: &mut Sums, index: usize) {
         let plan = &self.plan;
-        let is_first = steps.end == plan.forward.shape.seq_len;
-        let (features, columns) = (plan.feature_rows(steps.len()), plan.columns(steps.len()));
+        let is_first = index + 1 == self.chunks.len();
+        let terms = self.chunks[index].terms;
+        let (features, columns) = (plan.feature_rows(terms), plan.columns(terms));
         for weight in self.weights.iter().flatten() {
             let panels = weight.gates.len() * plan.panels;
             let own = member.share(panels);
@@ -470,6 +575,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                             start: if is_first { Start::Zero } else { Start::Output },
                             out: weight.sums.pointer(start),
                             stride: plan.features.width,
+                            row: |r| r,
                         });
                     }
                 }
@@ -519,44 +625,90 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 }
             }
         }
+        if let Some(peepholes) = self.out_peepholes {
+            for panel in member.share(plan.panels) {
+                for (gate, unit) in (0..3).flat_map(|gate| self.units(panel).map(move |unit| (gate, unit))) {
+                    let row_blocks = 0..plan.forward.row_blocks;
+                    let sums = row_blocks.map(|row_block| self.peephole_sum(panel, row_block, gate, unit));
+                    // SAFETY: each unit has one writer.
+                    let to = unsafe { peepholes.part_mut(gate * hidden_size + unit, 1) };
+                    to.fill(sums.sum());
+                }
+            }
+        }
+        if let Some(input) = self.out_input {
+            let SequenceShape { seq_len, input_size, .. } = plan.forward.shape;
+            for place in member.share(plan.forward.shape.batch_size) {
+                let (row, length) = (self.batch.row(place), self.batch.length(place));
+                let (first, count) = ((row * seq_len + length) * input_size, (seq_len - length) * input_size);
+                // SAFETY: no step writes there, and each sequence belongs to one member.
+                unsafe { input.part_mut(first, count) }.fill(0.0);
+            }
+        }
         for tile in own.clone() {
             self.initial_states(tiles, sums, tile);
         }
     }
 
+    /// A peephole's gradient, over the sequences of a row block.
+    fn peephole_sum(&self, panel: usize, row_block: usize, gate: usize, unit: usize) -> f32 {
+        let forward = &self.plan.forward;
+        let tile = panel * forward.row_blocks + row_block;
+        // SAFETY: nobody writes the sums any more.
+        let blocks = unsafe { self.peepholes.part(tile * 3 * self.plan.state_len(), 3 * self.plan.state_len()) };
+        let sub = (unit - panel * self.plan.tile.width) / forward.units;
+        let block = &blocks[gate * self.plan.state_len() + sub * forward.block_len()..][..forward.block_len()];
+        let rows = block.chunks_exact(forward.units).take(forward.rows(row_block).len());
+        rows.map(|row| row[unit % forward.units]).sum()
+    }
+
     /// The gradients of a tile's states before the first step.
     fn initial_states(&self, tiles: &Tiles, sums: &mut Sums, tile: usize) {
-        let plan = &self.plan;
+        let Self { plan, batch, source, .. } = self;
         let hidden_size = plan.forward.shape.hidden_size;
-        let (panel, row_block) = self.plan.forward.position(tile);
+        let (panel, row_block) = plan.forward.position(tile);
         let units = self.units(panel);
         if units.is_empty() {
             return;
         }
+        let places = plan.forward.rows(row_block);
+        let running = batch.running_of(&places, 0);
+        if self.out_hidden.is_some() && !running.is_empty() {
+            // SAFETY: the gradients of the first step are complete since the last barrier.
+            unsafe { tiles.multiply(&self.recurrent_product((0, 0), tile, running.len()), sums) };
+        }
+        // Sequences without a step: their states pass through.
+        self.start_sequences(sums, tile, &(running.end..places.end));
         // SAFETY: the tile is this member's.
-        let state = unsafe { self.state_blocks(tile) };
-        let state = |r: usize, unit: usize| {
+        let (state, carry) = unsafe { (self.state_blocks(tile), self.carried_blocks(self.carry, 1, tile)) };
+        let at = |r: usize, unit: usize| {
             let (sub, u) = ((unit - units.start) / plan.forward.units, unit % plan.forward.units);
-            state[sub * plan.forward.block_len() + r * plan.forward.units + u]
+            sub * plan.forward.block_len() + r * plan.forward.units + u
         };
         let is_cell_state = plan.forward.shape.cell.has_cell_state();
         if let Some(hidden) = self.out_hidden {
-            // SAFETY: the gradients of the first step are complete since the last barrier.
-            unsafe { tiles.multiply(&self.recurrent_product(0, panel, row_block), sums) };
-            for (r, row) in plan.forward.rows(row_block).enumerate() {
+            for (r, place) in places.clone().enumerate() {
+                let row = batch.row(place);
                 // SAFETY: each tile has one writer.
                 let to = unsafe { hidden.part_mut(row * hidden_size + units.start, units.len()) };
                 for ((to, sum), unit) in to.iter_mut().zip(sums.row(r, plan.tile.width)).zip(units.clone()) {
-                    *to = if C::HAS_STATE && !is_cell_state { sum + state(r, unit) } else { *sum };
+                    let recalled =
+                        if r < running.len() { source.inputs.options.recall(row, unit, hidden_size) } else { 1.0 };
+                    let direct = if C::STATE_IS_HIDDEN {
+                        state[at(r, unit)]
+                    } else {
+                        carry.get(at(r, unit)).copied().unwrap_or(0.0)
+                    };
+                    *to = sum * recalled + direct;
                 }
             }
         }
         if let Some(cell_state) = self.out_cell_state.filter(|_| is_cell_state) {
-            for (r, row) in plan.forward.rows(row_block).enumerate() {
+            for (r, place) in places.enumerate() {
                 // SAFETY: as above.
-                let to = unsafe { cell_state.part_mut(row * hidden_size + units.start, units.len()) };
+                let to = unsafe { cell_state.part_mut(batch.row(place) * hidden_size + units.start, units.len()) };
                 for (to, unit) in to.iter_mut().zip(units.clone()) {
-                    *to = state(r, unit);
+                    *to = state[at(r, unit)];
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! How the backward pass is cut into tiles, and the sizes of what its products read.
 
-use super::SequenceShape;
+use std::ops::Range;
+
+use super::batch::Batch;
 use super::cell::Step;
 use super::plan::Plan;
 use crate::format::BLOCK_WORDS;
@@ -25,18 +27,44 @@ pub(super) struct BackwardPlan {
     pub(super) input_gradients: usize,
     /// Gradients of the sums of the recurrent products, the last of all.
     pub(super) recurrent_gradients: usize,
-    pub(super) chunk_steps: usize,
-    /// Sequences with their padding: whole words of terms.
-    pub(super) padded_batch: usize,
+}
+
+/// Consecutive steps whose gradients are brought together for the products that need them.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) steps: Range<usize>,
+    /// By step: the first of its terms, and the first of its row blocks.
+    starts: Vec<(usize, usize)>,
+    /// Sequences that run, of all steps, with their padding: whole words of terms.
+    pub(super) terms: usize,
+    /// The step and row block of all tiles' rows of gradients.
+    pub(super) row_blocks: Vec<(usize, usize)>,
+}
+
+impl Chunk {
+    /// The first term of a step.
+    pub(super) fn first_term(&self, step: usize) -> usize {
+        self.starts[step - self.steps.start].0
+    }
+
+    /// Which of the chunk's row blocks the first of a step is.
+    pub(super) fn first_row_block(&self, step: usize) -> usize {
+        self.starts[step - self.steps.start].1
+    }
+
+    /// The step and the place of a term; it may be beyond the sequences that run.
+    pub(super) fn term(&self, term: usize) -> (usize, usize) {
+        let step = self.starts.partition_point(|&(first, _)| first <= term) - 1;
+        (self.steps.start + step, term - self.starts[step].0)
+    }
 }
 
 impl BackwardPlan {
     pub(super) fn new<C: Step>(forward: Plan) -> Self {
-        let SequenceShape { batch_size, seq_len, hidden_size, .. } = forward.shape;
+        let hidden_size = forward.shape.hidden_size;
         let features = TileShape::new(forward.arch, 2);
         let tile = TileShape { rows: forward.tile.rows, ..features };
         let padded = hidden_size.next_multiple_of(tile.width.max(2 * BLOCK_WORDS));
-        let padded_batch = batch_size.next_multiple_of(forward.format.terms_per_word());
         Self {
             forward,
             tile,
@@ -46,10 +74,31 @@ impl BackwardPlan {
             gradients: C::GRADIENTS.len(),
             input_gradients: C::INPUT_GATES.len(),
             recurrent_gradients: C::RECURRENT_GATES.len(),
-            // Few sequences take as much room as half a tile of them.
-            chunk_steps: (CHUNK_TERMS / padded_batch.max(tile.rows / 2)).clamp(1, seq_len),
-            padded_batch,
         }
+    }
+
+    /// The chunks of a pass, from the first step on: that a batch has more steps, of padding, does not move them.
+    pub(super) fn chunks(&self, batch: &Batch) -> Vec<Chunk> {
+        let mut chunks: Vec<Chunk> = Vec::new();
+        let mut room = 0;
+        for step in 0..batch.steps() {
+            let terms = batch.running(step).next_multiple_of(self.forward.format.terms_per_word());
+            // Few sequences take as much room as half a tile of them.
+            let taken = terms.max(self.tile.rows / 2);
+            if taken > room {
+                chunks.push(Chunk { steps: step..step, starts: vec![], terms: 0, row_blocks: vec![] });
+                room = CHUNK_TERMS;
+            }
+            room = room.saturating_sub(taken);
+            let chunk = chunks.last_mut().expect("the first step begins one");
+            chunk.steps.end = step + 1;
+            chunk.starts.push((chunk.terms, chunk.row_blocks.len()));
+            chunk.terms += terms;
+            let row_blocks = 0..self.forward.row_blocks;
+            let running = |row_block: &usize| self.forward.rows(*row_block).start < batch.running(step);
+            chunk.row_blocks.extend(row_blocks.take_while(running).map(|row_block| (step, row_block)));
+        }
+        chunks
     }
 
     pub(super) fn tiles(&self) -> usize {
@@ -72,13 +121,13 @@ impl BackwardPlan {
     }
 
     /// A panel of gradients as columns, over the terms of a chunk.
-    pub(super) fn columns(&self, steps: usize) -> Packing {
-        Packing { lines: self.tile.width, ..self.forward.right(steps * self.padded_batch) }
+    pub(super) fn columns(&self, terms: usize) -> Packing {
+        Packing { lines: self.tile.width, ..self.forward.right(terms) }
     }
 
     /// A tile's features as rows, over the terms of a chunk.
-    pub(super) fn feature_rows(&self, steps: usize) -> Packing {
-        Packing { side: Side::Left, lines: self.features.rows, ..self.columns(steps) }
+    pub(super) fn feature_rows(&self, terms: usize) -> Packing {
+        Packing { side: Side::Left, lines: self.features.rows, ..self.columns(terms) }
     }
 
     /// Words before the first recurrent gradient of a row block.

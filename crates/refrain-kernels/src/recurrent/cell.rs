@@ -13,15 +13,43 @@ pub(super) struct Forward {
     pub(super) hidden: f32,
 }
 
+/// What options add to a step: see [`SequenceOptions`](super::SequenceOptions).
+#[derive(Clone, Copy)]
+pub(super) struct Extra {
+    /// What the candidate is multiplied with.
+    pub(super) candidate: f32,
+    /// Of the input, forget and output gates.
+    pub(super) peepholes: [f32; 3],
+}
+
 /// What a backward step reads.
 pub(super) struct Backward {
     pub(super) kept: Kept,
+    pub(super) extra: Option<Extra>,
     pub(super) state_before: f32,
     pub(super) state_after: f32,
     /// δh: from the output and from the products of the later step.
     pub(super) hidden: f32,
     /// δ of the state after the step.
     pub(super) state: f32,
+}
+
+/// What a backward step gives.
+pub(super) struct Gradients {
+    /// Of the sums, in the order of [`Step::GRADIENTS`].
+    pub(super) sums: Kept,
+    /// Of the state before the step.
+    pub(super) state: f32,
+    /// Of the peepholes; zeros where there are none.
+    pub(super) peepholes: [f32; 3],
+}
+
+impl Gradients {
+    /// Those of a step without peepholes.
+    #[inline(always)]
+    pub(super) fn new(sums: Kept, state: f32) -> Self {
+        Self { sums, state, peepholes: [0.0; 3] }
+    }
 }
 
 /// A cell.
@@ -37,6 +65,8 @@ pub(super) trait Step: Sync + 'static {
     const SUMS: usize;
     /// Whether there is a state beside the products.
     const HAS_STATE: bool;
+    /// Whether that state is the hidden state.
+    const STATE_IS_HIDDEN: bool = false;
     /// For each gradient, the sum that it belongs to, which is its bias too.
     const GRADIENTS: &'static [usize];
     /// The gates of the first gradients, which are those of the input's products.
@@ -44,8 +74,8 @@ pub(super) trait Step: Sync + 'static {
     /// The gates of the last gradients, which are those of the recurrent products.
     const RECURRENT_GATES: &'static [usize];
 
-    fn forward<O: MulAdd>(sums: Kept, state: f32) -> Forward;
+    /// The step; what `extra` says is left out at no cost where there is none.
+    fn forward<O: MulAdd>(sums: Kept, state: f32, extra: Option<Extra>) -> Forward;
 
-    /// The gradients of the sums, in the order of `GRADIENTS`, and that of the state before the step.
-    fn backward<O: MulAdd>(step: Backward) -> (Kept, f32);
+    fn backward<O: MulAdd>(step: Backward) -> Gradients;
 }

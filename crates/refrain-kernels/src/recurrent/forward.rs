@@ -7,10 +7,14 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::backward_plan::BackwardPlan;
+use super::batch::Batch;
 use super::cell::Step;
+use super::options::SequenceOptions;
 use super::plan::Plan;
+use super::segments::steps_of;
 use super::step::{FinishStep, StartSums, Work};
-use super::{SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace};
+use super::{Memory, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace};
 use crate::arch::Tiles;
 use crate::engine::Engine;
 use crate::format::{Encode, Precision, with_encoding};
@@ -32,19 +36,68 @@ pub(super) fn forward<C: Step>(
     outputs: SequenceOutputs,
     trace: Option<&mut SequenceTrace>,
 ) {
-    let SequenceOutputs { output, last_cell_state } = outputs;
+    let SequenceOutputs { output, last_hidden, last_cell_state } = outputs;
+    // Those of sequences without a step.
+    last_hidden.copy_from_slice(inputs.hidden);
+    last_cell_state.copy_from_slice(inputs.cell_state);
     if shape.states() == 0 {
-        last_cell_state.copy_from_slice(inputs.cell_state);
+        return;
+    }
+    let batch = Batch::new(shape, inputs.direction, inputs.lengths);
+    if batch.steps() == 0 {
+        output.fill(0.0);
         return;
     }
     let plan = Plan::new::<C>(engine, precision, shape);
     let layer = Layer { weight_ih: inputs.weight_ih, weight_hh: inputs.weight_hh, bias: inputs.bias };
     let mut packed = PackedLayer::new::<C>(&plan, engine.free_list());
     let packed = packed.shared();
-    let state = Given { input: Input::Features(inputs.input), hidden: inputs.hidden, cell_state: inputs.cell_state };
-    with_encoding!(plan.format, E => {
-        TimeLoop::<C, E>::run(engine, plan, (packed, Some(layer)), state, [output, last_cell_state], trace);
-    });
+    let Some(trace) = trace else {
+        let whole = Span { steps: 0..batch.steps(), stored: 0..shape.seq_len };
+        let recalled = inputs.options.recalled(inputs.hidden, 1, shape.hidden_size);
+        let given = Given::new(&inputs, inputs.hidden, recalled.as_deref(), inputs.cell_state);
+        let written = Written { output, last_hidden: Some(last_hidden), last_cell_state };
+        with_encoding!(plan.format, E => {
+            TimeLoop::<C, E>::run(engine, plan, &batch, whole, (packed, Some(layer)), given, written, None);
+        });
+        return;
+    };
+    let chunks = BackwardPlan::new::<C>(plan).chunks(&batch);
+    for (index, segment) in trace.memory.segments(&chunks).iter().enumerate() {
+        let span = Span { steps: steps_of(&chunks, segment), stored: 0..shape.seq_len };
+        // The last states so far are those before the segment.
+        let (hidden, cell_state) = (last_hidden.to_vec(), last_cell_state.to_vec());
+        let recalled = inputs.options.recalled(&hidden, 1, shape.hidden_size);
+        let given = Given::new(&inputs, &hidden, recalled.as_deref(), &cell_state);
+        let written = Written { output, last_hidden: Some(last_hidden), last_cell_state };
+        let weights = (packed, (index == 0).then_some(layer));
+        let whole = trace.memory == Memory::All;
+        if !whole {
+            trace.cell_states.extend_from_slice(&cell_state);
+        }
+        let trace = whole.then_some(&mut *trace);
+        with_encoding!(plan.format, E => {
+            TimeLoop::<C, E>::run(engine, plan, &batch, span, weights, given, written, trace);
+        });
+    }
+}
+
+/// The steps of a pass.
+#[derive(Clone, Debug)]
+pub(super) struct Span {
+    pub(super) steps: Range<usize>,
+    /// The steps that the output has room for.
+    pub(super) stored: Range<usize>,
+}
+
+/// What a pass writes; the states are those of sequences that end in it or go on after it.
+pub(super) struct Written<'a> {
+    /// `[batch_size, stored steps, hidden_size]`
+    pub(super) output: &'a mut [f32],
+    /// `[batch_size, hidden_size]`
+    pub(super) last_hidden: Option<&'a mut [f32]>,
+    /// `[batch_size, hidden_size]`, or empty
+    pub(super) last_cell_state: &'a mut [f32],
 }
 
 /// A layer's weights as they are.
@@ -69,7 +122,23 @@ pub(super) enum Input<'a> {
 pub(super) struct Given<'a> {
     pub(super) input: Input<'a>,
     pub(super) hidden: &'a [f32],
+    /// The hidden state as the products read it.
+    pub(super) recalled: &'a [f32],
     pub(super) cell_state: &'a [f32],
+    pub(super) options: SequenceOptions<'a>,
+}
+
+impl<'a> Given<'a> {
+    /// The inputs of a layer, with other states; `recalled` where the products read another hidden state.
+    pub(super) fn new(
+        inputs: &SequenceInputs<'a>,
+        hidden: &'a [f32],
+        recalled: Option<&'a [f32]>,
+        cell_state: &'a [f32],
+    ) -> Self {
+        let recalled = recalled.unwrap_or(hidden);
+        Self { input: Input::Features(inputs.input), hidden, recalled, cell_state, options: inputs.options }
+    }
 }
 
 /// Room for a layer's packed weights.
@@ -152,6 +221,8 @@ impl SharedLayer<'_> {
 
 pub(super) struct TimeLoop<'a, C, E> {
     plan: Plan,
+    batch: &'a Batch,
+    span: Span,
     chunks: Chunks,
     packed: SharedLayer<'a>,
     /// What is still to be packed.
@@ -166,6 +237,7 @@ pub(super) struct TimeLoop<'a, C, E> {
     /// By step, from the one before the first, and tile.
     states: Ring<'a>,
     output: SharedSlice<'a, f32>,
+    last_hidden: Option<SharedSlice<'a, f32>>,
     last_cell_state: SharedSlice<'a, f32>,
     cell: PhantomData<(C, E)>,
 }
@@ -174,13 +246,14 @@ pub(super) struct TimeLoop<'a, C, E> {
 #[derive(Clone, Copy)]
 struct Ring<'a> {
     blocks: SharedSlice<'a, f32>,
+    first: usize,
     steps: usize,
     step_len: usize,
 }
 
 impl Ring<'_> {
     fn start(&self, step: usize) -> usize {
-        step % self.steps * self.step_len
+        (step - self.first) % self.steps * self.step_len
     }
 }
 
@@ -194,30 +267,34 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn new(plan: &Plan) -> Self {
-        let SequenceShape { batch_size, seq_len, .. } = plan.shape;
+    fn new(plan: &Plan, steps: usize) -> Self {
+        let batch_size = plan.shape.batch_size;
         let group = (plan.tile.rows / batch_size).max(1);
-        let steps = (CHUNK_ROWS / batch_size).max(1).next_multiple_of(group).min(seq_len);
+        let steps = (CHUNK_ROWS / batch_size).max(1).next_multiple_of(group).min(steps.max(1));
         Self { steps, group }
     }
 }
 
 impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     /// Runs a pass with weights that are packed already, or by `layer` yet to be packed.
+    #[expect(clippy::too_many_arguments, reason = "what to run, over what, into what")]
     pub(super) fn run(
         engine: &Engine,
         plan: Plan,
+        batch: &Batch,
+        span: Span,
         (packed, layer): (SharedLayer, Option<Layer>),
         inputs: Given,
-        [output, last_cell_state]: [&mut [f32]; 2],
+        written: Written,
         trace: Option<&mut SequenceTrace>,
     ) {
-        let SequenceShape { batch_size, seq_len, input_size, hidden_size, .. } = plan.shape;
-        let chunks = Chunks::new(&plan);
+        let SequenceShape { batch_size, input_size, hidden_size, .. } = plan.shape;
+        let steps = span.steps.len();
+        let chunks = Chunks::new(&plan, steps);
         let groups = chunks.steps.div_ceil(chunks.group);
         let mut input = engine.scratch(groups * plan.row_blocks * plan.left(input_size).len());
         let mut hidden = engine.scratch(2 * plan.row_blocks * plan.left(plan.hidden_terms()).len());
-        let (kept_steps, state_steps) = if trace.is_some() { (seq_len, seq_len + 1) } else { (chunks.steps, 2) };
+        let (kept_steps, state_steps) = if trace.is_some() { (steps, steps + 1) } else { (chunks.steps, 2) };
         let untraced = usize::from(trace.is_none());
         let mut untraced_kept = engine.scratch(untraced * kept_steps * plan.step_len(C::SUMS));
         let mut untraced_states = engine.scratch(untraced * state_steps * plan.step_len(1));
@@ -225,9 +302,12 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             Some(trace) => (&mut trace.kept[..], &mut trace.states[..]),
             None => (&mut untraced_kept[..], &mut untraced_states[..]),
         };
-        let ring = |blocks, steps, count| Ring { blocks, steps, step_len: plan.step_len(count) };
+        let first = span.steps.start;
+        let ring = |blocks, steps, count| Ring { blocks, first, steps, step_len: plan.step_len(count) };
         let time_loop = TimeLoop::<C, E> {
             plan,
+            batch,
+            span,
             chunks,
             packed,
             layer,
@@ -236,8 +316,9 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             hidden: SharedSlice::new(hidden.words_mut()),
             kept: ring(SharedSlice::new(kept), kept_steps, C::SUMS),
             states: ring(SharedSlice::new(states), state_steps, 1),
-            output: SharedSlice::new(output),
-            last_cell_state: SharedSlice::new(last_cell_state),
+            output: SharedSlice::new(written.output),
+            last_hidden: written.last_hidden.map(SharedSlice::new),
+            last_cell_state: SharedSlice::new(written.last_cell_state),
             cell: PhantomData,
         };
         let step_flops = 2 * C::GATES * batch_size * hidden_size * (input_size + hidden_size);
@@ -245,16 +326,15 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     }
 
     fn member(&self, member: Member) {
-        let Plan { arch, shape, .. } = self.plan;
-        let tiles = arch.tiles();
-        let mut work = Work::<E>::new();
+        let tiles = self.plan.arch.tiles();
+        let mut work = Work::<E>::new(&self.inputs.options);
         self.prepare(member);
         let own = member.share(self.plan.tiles());
         for tile in own.clone() {
             self.initial_state(tile);
         }
-        for first in (0..shape.seq_len).step_by(self.chunks.steps) {
-            let steps = first..(first + self.chunks.steps).min(shape.seq_len);
+        for first in self.span.steps.clone().step_by(self.chunks.steps) {
+            let steps = first..(first + self.chunks.steps).min(self.span.steps.end);
             match self.inputs.input {
                 Input::Features(input) => {
                     self.pack_input(member, input, &steps);
@@ -277,9 +357,18 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 member.barrier();
             }
         }
-        if shape.cell.has_cell_state() {
-            for tile in own {
-                self.last_cell_state(tile);
+        self.clear_padding(member);
+    }
+
+    /// Zeros where sequences have ended, for a member's share of them.
+    fn clear_padding(&self, member: Member) {
+        let (hidden_size, Range { start, end }) = (self.plan.shape.hidden_size, self.span.stored.clone());
+        for place in member.share(self.plan.shape.batch_size) {
+            let ended = self.batch.length(place).clamp(start, end);
+            if ended < end {
+                let (first, count) = (self.batch.row(place) * (end - start) + ended - start, end - ended);
+                // SAFETY: no step writes there, and each sequence belongs to one member.
+                unsafe { self.output.part_mut(first * hidden_size, count * hidden_size) }.fill(0.0);
             }
         }
     }
@@ -302,7 +391,11 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 self.hidden.part_mut((half * plan.row_blocks + row_block) * packing.len(), packing.len())
             });
             packing.contiguous_terms(before, |r| {
-                if r < rows.len() { &inputs.hidden[(rows.start + r) * hidden_size..][..hidden_size] } else { &[] }
+                if r < rows.len() {
+                    &inputs.recalled[self.batch.row(rows.start + r) * hidden_size..][..hidden_size]
+                } else {
+                    &[]
+                }
             });
             // Terms beyond the last panel are never written again.
             after.fill(0);
@@ -320,26 +413,14 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         let (panel, row_block) = plan.position(tile);
         let units = plan.units(panel);
         // SAFETY: the tile is this member's.
-        let to =
-            unsafe { self.states.blocks.part_mut(self.states.start(0) + tile * plan.block_len(), plan.block_len()) };
+        let to = unsafe {
+            self.states
+                .blocks
+                .part_mut(self.states.start(self.span.steps.start) + tile * plan.block_len(), plan.block_len())
+        };
         to.fill(0.0);
-        for (row, to) in plan.rows(row_block).zip(to.chunks_exact_mut(plan.units)) {
-            to[..units.len()].copy_from_slice(&from[row * hidden_size..][units.clone()]);
-        }
-    }
-
-    fn last_cell_state(&self, tile: usize) {
-        let Self { plan, .. } = self;
-        let SequenceShape { hidden_size, seq_len, .. } = plan.shape;
-        let (panel, row_block) = plan.position(tile);
-        let units = plan.units(panel);
-        let start = self.states.start(seq_len) + tile * plan.block_len();
-        // SAFETY: the tile is this member's.
-        let from = unsafe { self.states.blocks.part(start, plan.block_len()) };
-        for (row, from) in plan.rows(row_block).zip(from.chunks_exact(plan.units)) {
-            // SAFETY: each tile has one writer.
-            let to = unsafe { self.last_cell_state.part_mut(row * hidden_size + units.start, units.len()) };
-            to.copy_from_slice(&from[..units.len()]);
+        for (place, to) in plan.rows(row_block).zip(to.chunks_exact_mut(plan.units)) {
+            to[..units.len()].copy_from_slice(&from[self.batch.row(place) * hidden_size..][units.clone()]);
         }
     }
 
@@ -352,7 +433,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     /// Packs a member's share of a chunk's input.
     fn pack_input(&self, member: Member, input: &[f32], steps: &Range<usize>) {
         let Self { plan, .. } = self;
-        let SequenceShape { seq_len, input_size, .. } = plan.shape;
+        let input_size = plan.shape.input_size;
         let packing = plan.left(input_size);
         for (index, group) in self.groups(steps).enumerate() {
             for row_block in 0..plan.row_blocks {
@@ -361,12 +442,19 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                     continue;
                 }
                 let rows = plan.rows(row_block);
+                if self.batch.running_of(&rows, group.start).is_empty() {
+                    continue;
+                }
                 // SAFETY: each place belongs to one member until the barrier; who read it in the last chunk has since
                 // passed the barriers of its steps.
                 let to = unsafe { self.input.part_mut(place * packing.len(), packing.len()) };
                 packing.contiguous_terms(to, |line| {
-                    let (step, row) = (group.start + line / rows.len(), rows.start + line % rows.len());
-                    if step < group.end { &input[(row * seq_len + step) * input_size..][..input_size] } else { &[] }
+                    let (step, place) = (group.start + line / rows.len(), rows.start + line % rows.len());
+                    if step < group.end && place < self.batch.running(step) {
+                        &input[self.batch.at(place, step) * input_size..][..input_size]
+                    } else {
+                        &[]
+                    }
                 });
             }
         }
@@ -385,7 +473,15 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                     if !own.contains(&tile) {
                         continue;
                     }
-                    let rows = plan.rows(row_block).len();
+                    let places = plan.rows(row_block);
+                    let running = |step| self.batch.running_of(&places, step).len();
+                    let rows = match group.len() {
+                        1 => running(group.start),
+                        _ => places.len(),
+                    };
+                    if running(group.start) == 0 {
+                        continue;
+                    }
                     let product = TileProduct {
                         format: plan.format,
                         shape: plan.tile,
@@ -400,7 +496,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                         plan.arch.run(StartSums::<C> {
                             sums,
                             first_row: index * rows,
-                            rows,
+                            rows: running(step),
                             width: plan.tile.width,
                             units: plan.units,
                             // SAFETY: the biases are complete since the barrier.
@@ -451,28 +547,43 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         unsafe { self.kept.blocks.part_mut(self.kept.start(step) + tile * len, len) }
     }
 
+    /// Where the output of a sequence's step is stored, as a number of hidden states.
+    fn stored(&self, place: usize, step: usize) -> usize {
+        let Range { start, end } = self.span.stored;
+        if end - start == self.plan.shape.seq_len {
+            self.batch.at(place, step)
+        } else {
+            self.batch.row(place) * (end - start) + step - start
+        }
+    }
+
     /// One step of a tile.
     fn tile(&self, tiles: &Tiles, work: &mut Work<E>, step: usize, tile: usize) {
-        let Self { plan, .. } = self;
-        let SequenceShape { seq_len, hidden_size, .. } = plan.shape;
+        let Self { plan, batch, span, inputs, .. } = self;
+        let hidden_size = plan.shape.hidden_size;
         let (panel, row_block) = plan.position(tile);
-        let (rows, units) = (plan.rows(row_block), plan.units(panel));
+        let (places, units) = (plan.rows(row_block), plan.units(panel));
+        let running = batch.running_of(&places, step);
+        if running.is_empty() {
+            return;
+        }
         let (left, right) = (plan.left(plan.hidden_terms()), plan.right(plan.hidden_terms()));
-        let hidden = |half: usize| self.hidden.pointer((half * plan.row_blocks + row_block) * left.len());
+        let hidden = |half: usize| self.hidden.pointer((half % 2 * plan.row_blocks + row_block) * left.len());
+        let half = step - span.steps.start;
         let block_len = plan.block_len();
         // SAFETY: the tile is this member's.
         let kept = unsafe { self.kept_blocks(step, tile) };
         prefetch_run(kept.as_ptr(), kept.len());
-        let output = self.output.pointer((rows.start * seq_len + step) * hidden_size + units.start);
-        for r in 0..rows.len() {
-            prefetch_run(output.wrapping_add(r * seq_len * hidden_size), units.len());
+        let output = |r: usize| self.output.pointer(self.stored(running.start + r, step) * hidden_size + units.start);
+        for r in 0..running.len() {
+            prefetch_run(output(r), units.len());
         }
         let product = TileProduct {
             format: plan.format,
             shape: plan.tile,
-            rows: rows.len(),
+            rows: running.len(),
             blocks: plan.format.blocks(plan.hidden_terms()),
-            left: hidden(step % 2),
+            left: hidden(half),
             right: self.packed.weight_hh.pointer(panel * right.len()),
         };
         // SAFETY: the weights are packed, and the hidden states of the last step complete, since the barrier.
@@ -484,18 +595,45 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         } else {
             (&[], &mut [])
         };
-        plan.arch.run(FinishStep::<C, E> {
+        plan.arch.run(FinishStep::<C, E, _, _> {
             plan,
+            batch,
+            options: &inputs.options,
+            step,
             work,
-            rows: rows.len(),
+            first_place: running.start,
+            rows: running.len(),
             present: units.len(),
             first_unit: units.start,
             kept,
             before,
             after,
-            hidden: hidden((step + 1) % 2),
+            hidden_before: |r: usize| {
+                let place = running.start + r;
+                if step == span.steps.start {
+                    inputs.hidden[batch.row(place) * hidden_size + units.start..].as_ptr()
+                } else {
+                    self.output.pointer(self.stored(place, step - 1) * hidden_size + units.start).cast_const()
+                }
+            },
+            hidden: hidden(half + 1),
             output,
             cell: PhantomData,
         });
+        let leaving = if step + 1 == span.steps.end { running.clone() } else { batch.ending_of(&places, step) };
+        for place in leaving {
+            let r = (place - places.start) * plan.units;
+            let to = batch.row(place) * hidden_size + units.start;
+            let store = |states: SharedSlice<f32>, from: &[f32]| {
+                // SAFETY: each sequence and unit has one writer, its tile's member.
+                unsafe { states.part_mut(to, units.len()) }.copy_from_slice(&from[r..r + units.len()]);
+            };
+            if let Some(last_hidden) = self.last_hidden {
+                store(last_hidden, &work.lanes.hidden);
+            }
+            if plan.shape.cell.has_cell_state() {
+                store(self.last_cell_state, after);
+            }
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! All numbers of a tile are brought together in one value: of slices from here and there the compiler would not know that they
 //! lie apart, and would compute one unit after the other.
 
-use super::cell::{Backward, Step};
+use super::cell::{Backward, Extra, Step};
+use super::options::Extras;
 use crate::arch::MulAdd;
 
 /// Floats of the largest block: 32 rows of 32 units; and a line more, so that the same unit of two blocks does not share the
@@ -41,7 +42,7 @@ impl Lanes {
             for (sum, block) in sums.iter_mut().zip(&self.sums).take(C::SUMS) {
                 *sum = block[i];
             }
-            let step = C::forward::<O>(sums, if C::HAS_STATE { self.state[i] } else { 0.0 });
+            let step = C::forward::<O>(sums, if C::HAS_STATE { self.state[i] } else { 0.0 }, None);
             for (block, kept) in self.sums.iter_mut().zip(step.kept).take(C::SUMS) {
                 block[i] = kept;
             }
@@ -49,6 +50,63 @@ impl Lanes {
                 self.state[i] = step.state;
             }
             self.hidden[i] = step.hidden;
+        }
+    }
+
+    /// A step forward with options.
+    #[inline(always)]
+    pub(super) fn forward_with<C: Step, O: MulAdd>(&mut self, count: usize, extras: &Extras) {
+        for i in 0..count.min(MAX_BLOCK) {
+            let mut sums = [0.0; 4];
+            for (sum, block) in sums.iter_mut().zip(&self.sums).take(C::SUMS) {
+                *sum = block[i];
+            }
+            let before = if C::HAS_STATE { self.state[i] } else { 0.0 };
+            let step = C::forward::<O>(sums, before, Some(extras.of(i)));
+            for (block, kept) in self.sums.iter_mut().zip(step.kept).take(C::SUMS) {
+                block[i] = kept;
+            }
+            let hidden_before = if C::STATE_IS_HIDDEN { before } else { extras.hidden_before[i] };
+            let hidden = mix::<O>(extras.keep_hidden[i], hidden_before, step.hidden);
+            if C::HAS_STATE {
+                let state = mix::<O>(extras.keep_state[i], before, step.state);
+                self.state[i] = if C::STATE_IS_HIDDEN { hidden } else { state };
+            }
+            self.hidden[i] = hidden;
+        }
+    }
+
+    /// A step back with options.
+    #[inline(always)]
+    pub(super) fn backward_with<C: Step, O: MulAdd>(&mut self, count: usize, extras: &mut Extras) {
+        for i in 0..count.min(MAX_BLOCK) {
+            let mut kept = [0.0; 4];
+            for (kept, block) in kept.iter_mut().zip(&self.sums).take(C::SUMS) {
+                *kept = block[i];
+            }
+            let state = |block: &Block| if C::HAS_STATE { block[i] } else { 0.0 };
+            let after = state(&self.state);
+            let hidden = self.hidden[i] + if C::STATE_IS_HIDDEN { after } else { extras.carry[i] };
+            let (keep_hidden, keep_state) = (extras.keep_hidden[i], extras.keep_state[i]);
+            let gradients = C::backward::<O>(Backward {
+                kept,
+                extra: Some(extras.of(i)),
+                state_before: state(&self.state_before),
+                state_after: state(&self.state_after),
+                hidden: (1.0 - keep_hidden) * hidden,
+                state: if C::STATE_IS_HIDDEN { 0.0 } else { (1.0 - keep_state) * after },
+            });
+            for (block, gradient) in self.sums.iter_mut().zip(gradients.sums).take(C::GRADIENTS.len()) {
+                block[i] = gradient;
+            }
+            let kept_on = if C::STATE_IS_HIDDEN { keep_hidden * hidden } else { keep_state * after };
+            if C::HAS_STATE {
+                self.state[i] = gradients.state + kept_on;
+            }
+            extras.carry[i] = keep_hidden * hidden;
+            for (block, gradient) in extras.peephole_sums.iter_mut().zip(gradients.peepholes) {
+                block[i] += gradient;
+            }
         }
     }
 
@@ -61,19 +119,33 @@ impl Lanes {
                 *kept = block[i];
             }
             let state = |block: &Block| if C::HAS_STATE { block[i] } else { 0.0 };
-            let (gradients, next) = C::backward::<O>(Backward {
+            let gradients = C::backward::<O>(Backward {
                 kept,
+                extra: None,
                 state_before: state(&self.state_before),
                 state_after: state(&self.state_after),
                 hidden: self.hidden[i],
                 state: state(&self.state),
             });
-            for (block, gradient) in self.sums.iter_mut().zip(gradients).take(C::GRADIENTS.len()) {
+            for (block, gradient) in self.sums.iter_mut().zip(gradients.sums).take(C::GRADIENTS.len()) {
                 block[i] = gradient;
             }
             if C::HAS_STATE {
-                self.state[i] = next;
+                self.state[i] = gradients.state;
             }
         }
+    }
+}
+
+/// `keep ∘ before + (1 - keep) ∘ after`.
+#[inline(always)]
+fn mix<O: MulAdd>(keep: f32, before: f32, after: f32) -> f32 {
+    O::mul_add(keep, before, (1.0 - keep) * after)
+}
+
+impl Extras {
+    #[inline(always)]
+    fn of(&self, i: usize) -> Extra {
+        Extra { candidate: self.candidate[i], peepholes: [0, 1, 2].map(|gate| self.peepholes[gate][i]) }
     }
 }

@@ -1,6 +1,6 @@
 //! The simple recurrence, with either activation.
 
-use super::cell::{Backward, Forward, Kept, Step};
+use super::cell::{Backward, Extra, Forward, Gradients, Kept, Step};
 use crate::activation::tanh_lane;
 use crate::arch::MulAdd;
 
@@ -22,14 +22,14 @@ macro_rules! rnn {
             const RECURRENT_GATES: &'static [usize] = &[0];
 
             #[inline(always)]
-            fn forward<O: MulAdd>(sums: Kept, _state: f32) -> Forward {
+            fn forward<O: MulAdd>(sums: Kept, _state: f32, _extra: Option<Extra>) -> Forward {
                 let hidden = $forward(sums[0]);
                 Forward { kept: [hidden, 0.0, 0.0, 0.0], state: 0.0, hidden }
             }
 
             #[inline(always)]
-            fn backward<O: MulAdd>(step: Backward) -> (Kept, f32) {
-                ([step.hidden * $slope(step.kept[0]), 0.0, 0.0, 0.0], 0.0)
+            fn backward<O: MulAdd>(step: Backward) -> Gradients {
+                Gradients::new([step.hidden * $slope(step.kept[0]), 0.0, 0.0, 0.0], 0.0)
             }
         }
     };

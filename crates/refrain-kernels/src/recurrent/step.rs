@@ -2,8 +2,10 @@
 
 use std::marker::PhantomData;
 
+use super::batch::Batch;
 use super::cell::Step;
 use super::lanes::{Block, Lanes, MAX_BLOCK};
+use super::options::{Extras, SequenceOptions, Spot};
 use super::plan::Plan;
 use crate::arch::{Kernel, MulAdd};
 use crate::format::{Encode, take};
@@ -42,11 +44,18 @@ pub(super) struct Work<E: Encode> {
     pub(super) sums: Sums,
     pub(super) lanes: Lanes,
     pub(super) terms: Terms<E>,
+    /// Where there are options.
+    pub(super) extras: Option<Box<Extras>>,
 }
 
 impl<E: Encode> Work<E> {
-    pub(super) fn new() -> Self {
-        Self { sums: Sums::new(), lanes: Lanes::new(), terms: [[E::Term::default(); MAX_BLOCK]; 3] }
+    pub(super) fn new(options: &SequenceOptions) -> Self {
+        Self {
+            sums: Sums::new(),
+            lanes: Lanes::new(),
+            terms: [[E::Term::default(); MAX_BLOCK]; 3],
+            extras: options.any().then(Extras::new),
+        }
     }
 }
 
@@ -92,10 +101,15 @@ impl<C: Step> StartSums<'_, C> {
 
 /// Adds the recurrent products to the sums, makes the step and stores it.
 ///
-/// Whoever makes one promises that `hidden` and `output` are good for its rows and units and no other thread's.
-pub(super) struct FinishStep<'a, C, E: Encode> {
+/// Whoever makes one promises that `hidden`, `hidden_before` and `output` are good for its rows and units, and the ones that are
+/// written no other thread's.
+pub(super) struct FinishStep<'a, C, E: Encode, B, F> {
     pub(super) plan: &'a Plan,
+    pub(super) batch: &'a Batch,
+    pub(super) options: &'a SequenceOptions<'a>,
+    pub(super) step: usize,
     pub(super) work: &'a mut Work<E>,
+    pub(super) first_place: usize,
     pub(super) rows: usize,
     /// Units of the panel that are there.
     pub(super) present: usize,
@@ -104,13 +118,16 @@ pub(super) struct FinishStep<'a, C, E: Encode> {
     pub(super) kept: &'a mut [f32],
     pub(super) before: &'a [f32],
     pub(super) after: &'a mut [f32],
+    /// The hidden state of a row before the step, from the first unit on: a `*const f32`.
+    pub(super) hidden_before: B,
     /// The row block's hidden states after the step.
     pub(super) hidden: *mut u32,
-    pub(super) output: *mut f32,
+    /// Where that of a row after it goes: a `*mut f32`.
+    pub(super) output: F,
     pub(super) cell: PhantomData<(C, E)>,
 }
 
-impl<C: Step, E: Encode> Kernel for FinishStep<'_, C, E> {
+impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> Kernel for FinishStep<'_, C, E, B, F> {
     type Output = ();
 
     #[inline(always)]
@@ -119,10 +136,10 @@ impl<C: Step, E: Encode> Kernel for FinishStep<'_, C, E> {
     }
 }
 
-impl<C: Step, E: Encode> FinishStep<'_, C, E> {
+impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> FinishStep<'_, C, E, B, F> {
     #[inline(always)]
     fn finish<const W: usize, const U: usize, O: MulAdd>(self) {
-        let Self { plan, work, rows, kept, before, after, .. } = self;
+        let Self { plan, batch, options, work, rows, kept, before, after, .. } = self;
         let (block_len, lanes) = (plan.block_len(), &mut work.lanes);
         let recurrent = |sum: usize| C::RECURRENT_SUMS.iter().position(|&of| of == sum);
         for (sum, (from, to)) in kept.chunks_exact(block_len).zip(&mut lanes.sums).enumerate() {
@@ -139,18 +156,34 @@ impl<C: Step, E: Encode> FinishStep<'_, C, E> {
         if C::HAS_STATE {
             lanes.state[..count].copy_from_slice(&before[..count]);
         }
-        lanes.forward::<C, O>(count);
+        match &mut work.extras {
+            None => lanes.forward::<C, O>(count),
+            Some(extras) => {
+                let (first_place, first_unit) = (self.first_place, self.first_unit);
+                extras.read::<U>(options, Spot { plan, batch, first_place, rows, first_unit, step: self.step });
+                if options.zoneout_hidden.is_some() && !C::STATE_IS_HIDDEN {
+                    for (r, to) in extras.hidden_before.as_chunks_mut::<U>().0.iter_mut().enumerate().take(rows) {
+                        // SAFETY: promised by the maker.
+                        unsafe { (self.hidden_before)(r).copy_to_nonoverlapping(to.as_mut_ptr(), self.present) };
+                    }
+                }
+                if options.change_steps() {
+                    lanes.forward_with::<C, O>(count, extras);
+                } else {
+                    lanes.forward::<C, O>(count);
+                }
+            }
+        }
         for (from, to) in lanes.sums.iter().zip(kept.chunks_exact_mut(block_len)) {
             to[..count].copy_from_slice(&from[..count]);
         }
         if C::HAS_STATE {
             after[..count].copy_from_slice(&lanes.state[..count]);
         }
-        let output_stride = plan.shape.seq_len * plan.shape.hidden_size;
         for (r, hidden) in work.lanes.hidden.as_chunks::<U>().0.iter().enumerate().take(rows) {
             // SAFETY: promised by the maker.
             unsafe {
-                let to = self.output.add(r * output_stride);
+                let to = (self.output)(r);
                 // Twice, so that the common case has a constant length.
                 if self.present == U {
                     to.cast::<[f32; U]>().write_unaligned(*hidden);
@@ -165,9 +198,21 @@ impl<C: Step, E: Encode> FinishStep<'_, C, E> {
                 hidden[self.present..].fill(0.0);
             }
         }
+        let hidden = match &mut work.extras {
+            Some(extras) if options.hidden_dropout.is_some() => {
+                // The block of the hidden states before the step has served.
+                for ((to, hidden), factor) in
+                    extras.hidden_before[..count].iter_mut().zip(&work.lanes.hidden).zip(&extras.recall)
+                {
+                    *to = hidden * factor;
+                }
+                &extras.hidden_before
+            }
+            _ => &work.lanes.hidden,
+        };
         let left = LeftRows { to: self.hidden, lines: plan.tile.rows };
         // SAFETY: promised by the maker; the terms of the panel's units lie in the packed blocks, which are whole.
-        unsafe { left.write::<E, W, U>(&work.lanes.hidden, &mut work.terms, rows, self.first_unit) };
+        unsafe { left.write::<E, W, U>(hidden, &mut work.terms, rows, self.first_unit) };
     }
 }
 

@@ -3,8 +3,10 @@
 use std::marker::PhantomData;
 
 use super::backward_plan::BackwardPlan;
+use super::batch::Batch;
 use super::cell::Step;
 use super::lanes::{Block, Lanes, MAX_BLOCK};
+use super::options::{Extras, SequenceOptions, Spot};
 use super::step::{LeftRows, Terms};
 use crate::arch::{Kernel, MulAdd};
 use crate::format::{BLOCK_WORDS, Encode, words};
@@ -18,13 +20,16 @@ pub(super) struct StepWork<E: Encode> {
     /// The gradients of the tile, row by row.
     pub(super) rows: [Block; 4],
     pub(super) terms: Terms<E>,
+    /// Where there are options.
+    pub(super) extras: Option<Box<Extras>>,
 }
 
 impl<E: Encode> StepWork<E> {
     #[expect(clippy::large_stack_arrays, reason = "it lives on a member's stack, which has megabytes")]
-    pub(super) fn new() -> Self {
+    pub(super) fn new(options: &SequenceOptions) -> Self {
         let block = [0.0; MAX_BLOCK];
-        Self { lanes: Lanes::new(), rows: [block; 4], terms: [[E::Term::default(); MAX_BLOCK]; 3] }
+        let extras = options.any().then(Extras::new);
+        Self { lanes: Lanes::new(), rows: [block; 4], terms: [[E::Term::default(); MAX_BLOCK]; 3], extras }
     }
 }
 
@@ -41,17 +46,27 @@ pub(super) struct Sub<'a> {
 /// Whoever makes one promises that `left` and `columns` are good for its rows and units and no other thread's.
 pub(super) struct StepBack<'a, C, E: Encode> {
     pub(super) plan: &'a BackwardPlan,
+    pub(super) batch: &'a Batch,
+    pub(super) options: &'a SequenceOptions<'a>,
+    pub(super) step: usize,
     pub(super) sums: &'a Sums,
+    /// The rows whose sums are a recurrent product; those of the rest are gradients of last hidden states.
+    pub(super) through_product: usize,
     pub(super) work: &'a mut StepWork<E>,
+    pub(super) first_place: usize,
     pub(super) rows: usize,
     /// Units of the panel that are there.
     pub(super) present: usize,
     pub(super) first_unit: usize,
-    /// From the first row's units of this step on.
+    /// From the first unit of the first step on.
     pub(super) grad_output: Option<&'a [f32]>,
     pub(super) subs: &'a [Sub<'a>],
     /// By forward panel.
     pub(super) state: &'a mut [f32],
+    /// As `state`, or nothing.
+    pub(super) carry: &'a mut [f32],
+    /// As `state`, three times, or nothing.
+    pub(super) peepholes: &'a mut [f32],
     pub(super) left: LeftRows,
     /// The panel of columns of each gradient.
     pub(super) columns: [*mut u32; 4],
@@ -93,13 +108,22 @@ impl<C: Step, E: Encode> StepBack<'_, C, E> {
                 continue;
             };
             let lanes = &mut self.work.lanes;
-            hidden_gradient::<U, N>(
-                self.sums,
-                self.grad_output,
-                (self.rows, self.present, self.plan.forward.shape.seq_len * self.plan.forward.shape.hidden_size),
-                sub,
-                &mut lanes.hidden,
-            );
+            let spot = Spot {
+                plan: &self.plan.forward,
+                batch: self.batch,
+                first_place: self.first_place,
+                rows: self.rows,
+                first_unit: self.first_unit + sub * U,
+                step: self.step,
+            };
+            let extras = &mut self.work.extras;
+            if let Some(extras) = extras {
+                extras.read::<U>(self.options, spot);
+            }
+            let recall = extras.as_ref().filter(|_| self.options.hidden_dropout.is_some());
+            let recall = recall.map(|extras| (&extras.recall, self.through_product));
+            let sums = (self.sums, self.present.saturating_sub(sub * U).min(U), sub);
+            hidden_gradient::<U, N>(sums, self.grad_output, recall, spot, &mut lanes.hidden);
             // Whole vectors: blocks have room for them, and what lies beyond the last row is nobody's.
             let count = (self.rows * U).next_multiple_of(W);
             for (from, to) in kept.kept.chunks_exact(block_len).zip(&mut lanes.sums) {
@@ -110,7 +134,22 @@ impl<C: Step, E: Encode> StepBack<'_, C, E> {
                 lanes.state_after[..count].copy_from_slice(&kept.after[..count]);
                 lanes.state[..count].copy_from_slice(&state[..count]);
             }
-            lanes.backward::<C, O>(count);
+            match extras {
+                Some(extras) if self.options.change_steps() => {
+                    let len = self.plan.state_len();
+                    let start = sub * block_len;
+                    if let Some(carry) = self.carry.get_mut(start..start + count) {
+                        extras.carry[..count].copy_from_slice(carry);
+                    }
+                    extras.load_peepholes(self.peepholes, (start, len), count);
+                    lanes.backward_with::<C, O>(count, extras);
+                    if let Some(carry) = self.carry.get_mut(start..start + count) {
+                        carry.copy_from_slice(&extras.carry[..count]);
+                    }
+                    extras.store_peepholes(self.peepholes, (start, len), self.rows * U);
+                }
+                _ => lanes.backward::<C, O>(count),
+            }
             if C::HAS_STATE {
                 state[..count].copy_from_slice(&lanes.state[..count]);
             }
@@ -148,20 +187,25 @@ impl<C: Step, E: Encode> StepBack<'_, C, E> {
     }
 }
 
-/// δh of a forward panel as a block: the recurrent products and the gradient of the output.
+/// δh of a forward panel as a block: the recurrent products, through what dropped their factors, and the gradient of the output.
 #[inline(always)]
 fn hidden_gradient<const U: usize, const N: usize>(
-    sums: &Sums,
+    (sums, present, sub): (&Sums, usize, usize),
     grad_output: Option<&[f32]>,
-    (rows, present, stride): (usize, usize, usize),
-    sub: usize,
+    recall: Option<(&Block, usize)>,
+    spot: Spot,
     hidden: &mut Block,
 ) {
-    let present = present.saturating_sub(sub * U).min(U);
-    for (r, hidden) in hidden.as_chunks_mut::<U>().0.iter_mut().enumerate().take(rows) {
+    for (r, hidden) in hidden.as_chunks_mut::<U>().0.iter_mut().enumerate().take(spot.rows) {
         *hidden = *sums.part::<U>(r, N, sub * U);
+        if let Some((recall, _)) = recall.filter(|&(_, through_product)| r < through_product) {
+            for (hidden, factor) in hidden.iter_mut().zip(&recall.as_chunks::<U>().0[r]) {
+                *hidden *= factor;
+            }
+        }
         if let Some(grad) = grad_output {
-            let grad = &grad[r * stride + sub * U..][..present];
+            let at = spot.batch.at(spot.first_place + r, spot.step);
+            let grad = &grad[at * spot.plan.shape.hidden_size + sub * U..][..present];
             // Twice, so that the common case has a constant length.
             if let Some(grad) = grad.first_chunk::<U>() {
                 *hidden = sum_of(*hidden, *grad);

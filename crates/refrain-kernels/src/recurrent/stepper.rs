@@ -8,13 +8,15 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use super::batch::Batch;
 use super::cell::Step;
-use super::forward::{Given, Input, Layer, PackedLayer, TimeLoop};
+use super::forward::{Given, Input, Layer, PackedLayer, Span, TimeLoop, Written};
 use super::int8::Int8Matrix;
 use super::int8_panels::{Int8Panels, ROWS, Rounded, VECTORS};
 use super::lanes::Lanes;
+use super::options::SequenceOptions;
 use super::plan::Plan;
-use super::{Cell, SequenceShape, gru, lstm, rnn, with_cell};
+use super::{Cell, Direction, SequenceShape, gru, lstm, rnn, with_cell};
 use crate::arch::{Arch, Isa, Kernel, MulAdd};
 use crate::engine::Engine;
 use crate::format::{Format, with_encoding};
@@ -174,6 +176,7 @@ impl StepMatrix {
                         start: Start::Bias(&bias[cols.clone()]),
                         out: out.pointer(rows(block).start * self.rows + cols.start),
                         stride: self.rows,
+                        row: |r| r,
                     });
                 }
             }
@@ -352,12 +355,15 @@ impl StepWeights {
                 let shape = SequenceShape { cell, batch_size: streams, seq_len: 1, input_size, hidden_size };
                 let mut cells_before = engine.scratch(cell_state.len());
                 cells_before.copy_from_slice(cell_state);
-                let state = Given { input, hidden: &before, cell_state: &cells_before };
+                let options = SequenceOptions::default();
+                let state = Given { input, hidden: &before, recalled: &before, cell_state: &cells_before, options };
+                let written = Written { output: hidden, last_hidden: None, last_cell_state: cell_state };
+                let (batch, span) = (Batch::new(shape, Direction::Forward, None), Span { steps: 0..1, stored: 0..1 });
                 with_cell!(cell, C => {
                     let plan = Plan::with::<C>(*arch, *format, shape);
                     with_encoding!(*format, E => {
                         let weights = (packed.packed(), None);
-                        TimeLoop::<C, E>::run(engine, plan, weights, state, [hidden, cell_state], None);
+                        TimeLoop::<C, E>::run(engine, plan, &batch, span, weights, state, written, None);
                     });
                 });
             }

@@ -1,14 +1,14 @@
 //! Layers run into fresh buffers.
 
-use super::sequence_reference::Problem;
-use super::{PRECISIONS, engines};
+use super::sequence_reference::{Kept, Options, Problem};
+use super::{PRECISIONS, bits, engines};
 use refrain_kernels::{
-    Cell, Engine, OutputGradients, Precision, SequenceGradients, SequenceOutputs, SequenceTrace, sequence_backward,
-    sequence_forward, sequence_forward_traced,
+    Cell, Engine, Memory, OutputGradients, Precision, SequenceGradients, SequenceOutputs, SequenceTrace,
+    sequence_backward, sequence_forward, sequence_forward_traced,
 };
 
 /// What a layer reads, in the order of [`SequenceGradients`].
-pub const NAMES: [&str; 6] = ["input", "weight_ih", "weight_hh", "bias", "hidden", "cell_state"];
+pub const NAMES: [&str; 7] = ["input", "weight_ih", "weight_hh", "bias", "hidden", "cell_state", "peepholes"];
 
 /// Every cell in both precisions on every instruction set.
 pub fn everywhere(num_threads: usize, check: impl Fn(&Engine, Precision, Cell)) {
@@ -21,10 +21,40 @@ pub fn everywhere(num_threads: usize, check: impl Fn(&Engine, Precision, Cell)) 
     }
 }
 
+/// The problem with each option that its cell has, and with all of them.
+pub fn with_options(problem: &Problem) -> Vec<Problem> {
+    let shape = problem.shape;
+    let rows = shape.seq_len * shape.batch_size;
+    let all = Options {
+        candidate_dropout: shape.cell.has_candidate().then(|| problem.events(1, rows)),
+        hidden_dropout: Some(problem.events(2, shape.batch_size)),
+        zoneout_hidden: Some(Kept::Sampled(problem.events(3, rows))),
+        zoneout_cell: shape.cell.has_cell_state().then(|| Kept::Sampled(problem.events(4, rows))),
+        peepholes: shape.cell.has_cell_state().then(|| problem.bias[..shape.hidden_size].repeat(3)),
+    };
+    let none = Options::default;
+    let expected = |part: Option<&Kept>| part.map(|_| Kept::Expected(0.25));
+    let options = [
+        Options { candidate_dropout: all.candidate_dropout.clone(), ..none() },
+        Options { hidden_dropout: all.hidden_dropout.clone(), ..none() },
+        Options { zoneout_hidden: all.zoneout_hidden.clone(), ..none() },
+        Options { zoneout_cell: all.zoneout_cell.clone(), ..none() },
+        Options { peepholes: all.peepholes.clone(), ..none() },
+        Options {
+            zoneout_hidden: expected(all.zoneout_hidden.as_ref()),
+            zoneout_cell: expected(all.zoneout_cell.as_ref()),
+            ..none()
+        },
+        all,
+    ];
+    options.into_iter().map(|options| Problem { options, ..problem.clone() }).collect()
+}
+
 /// What a layer wrote.
 #[derive(PartialEq)]
 pub struct Written {
     pub output: Vec<f32>,
+    pub last_hidden: Vec<f32>,
     pub last_cell_state: Vec<f32>,
 }
 
@@ -33,12 +63,21 @@ impl Written {
     fn new(problem: &Problem) -> Self {
         Self {
             output: vec![f32::NAN; problem.grad_output.len()],
+            last_hidden: vec![f32::NAN; problem.hidden.len()],
             last_cell_state: vec![f32::NAN; problem.grad_cell.len()],
         }
     }
 
+    pub fn bits(&self) -> [Vec<u32>; 3] {
+        [&self.output, &self.last_hidden, &self.last_cell_state].map(|values| bits(values))
+    }
+
     fn outputs(&mut self) -> SequenceOutputs<'_> {
-        SequenceOutputs { output: &mut self.output, last_cell_state: &mut self.last_cell_state }
+        SequenceOutputs {
+            output: &mut self.output,
+            last_hidden: &mut self.last_hidden,
+            last_cell_state: &mut self.last_cell_state,
+        }
     }
 }
 
@@ -49,13 +88,23 @@ pub fn forward(engine: &Engine, precision: Precision, problem: &Problem) -> Writ
 }
 
 pub fn forward_traced(engine: &Engine, precision: Precision, problem: &Problem) -> (Written, SequenceTrace) {
+    forward_keeping(engine, precision, problem, Memory::All)
+}
+
+pub fn forward_keeping(
+    engine: &Engine,
+    precision: Precision,
+    problem: &Problem,
+    memory: Memory,
+) -> (Written, SequenceTrace) {
     let mut written = Written::new(problem);
-    let trace = sequence_forward_traced(engine, precision, problem.shape, problem.inputs(), written.outputs());
+    let (inputs, outputs) = (problem.inputs(), written.outputs());
+    let trace = sequence_forward_traced(engine, precision, problem.shape, memory, inputs, outputs);
     (written, trace)
 }
 
 /// All gradients that the cell has, after a forward pass of their own.
-pub fn backward(engine: &Engine, precision: Precision, problem: &Problem, grad: OutputGradients) -> [Vec<f32>; 6] {
+pub fn backward(engine: &Engine, precision: Precision, problem: &Problem, grad: OutputGradients) -> [Vec<f32>; 7] {
     let (written, trace) = forward_traced(engine, precision, problem);
     backward_after(engine, precision, problem, (&written, &trace), grad)
 }
@@ -66,9 +115,9 @@ pub fn backward_after(
     problem: &Problem,
     (written, trace): (&Written, &SequenceTrace),
     grad: OutputGradients,
-) -> [Vec<f32>; 6] {
+) -> [Vec<f32>; 7] {
     let mut out = problem.wide().map(|values| vec![f32::NAN; values.len()]);
-    let [input, weight_ih, weight_hh, bias, hidden, cell_state] = out.each_mut();
+    let [input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes] = out.each_mut();
     let gradients = SequenceGradients {
         input: Some(input),
         weight_ih: Some(weight_ih),
@@ -76,6 +125,7 @@ pub fn backward_after(
         bias: Some(bias),
         hidden: Some(hidden),
         cell_state: problem.shape.cell.has_cell_state().then_some(cell_state),
+        peepholes: problem.options.peepholes.is_some().then_some(peepholes),
     };
     sequence_backward(engine, precision, problem.shape, problem.inputs(), &written.output, trace, grad, gradients);
     out
@@ -85,6 +135,7 @@ pub fn backward_after(
 pub fn full_gradient(problem: &Problem) -> OutputGradients<'_> {
     OutputGradients {
         output: Some(&problem.grad_output),
+        last_hidden: Some(&problem.grad_hidden),
         last_cell_state: problem.shape.cell.has_cell_state().then_some(&problem.grad_cell),
     }
 }

@@ -14,7 +14,7 @@ use crate::parameter_path::ParameterPath;
 /// Places of dropout: the embedding, the head, and from the third on the boundaries between layers.
 const EMBEDDING_SITE: u8 = 0;
 const OUTPUT_SITE: u8 = 1;
-const FIRST_LAYER_SITE: u8 = 2;
+const FIRST_LAYER_SITE: usize = 2;
 
 impl LanguageModelConfig {
     /// A model with initial weights, which depend on `seed` alone.
@@ -22,7 +22,7 @@ impl LanguageModelConfig {
         let init = &mut Initializer::new(seed, device);
         LanguageModel {
             embedding: EmbeddingConfig { vocab_size, embedding_size: self.embedding_size }.init(init),
-            recurrent: StackConfig { layer: self.layer(), num_layers: self.num_layers, dropout: self.dropout }
+            recurrent: StackConfig { dropout: self.dropout, ..StackConfig::uniform(self.layer(), self.num_layers) }
                 .init(init),
             head: LinearConfig { precision: self.precision.into(), ..LinearConfig::new(self.hidden_size, vocab_size) }
                 .init(init),
@@ -109,7 +109,8 @@ impl LanguageModel {
         let [batch_size, seq_len] = tokens.dims();
         let embedded = self.embedding.forward(tokens);
         let embedded = Dropout { probability: self.embedding_dropout }.forward(embedded, schedule, EMBEDDING_SITE);
-        let (output, state) = self.recurrent.forward(embedded, state, schedule, FIRST_LAYER_SITE);
+        let inner = schedule.map(|schedule| schedule.at(FIRST_LAYER_SITE));
+        let (output, state) = self.recurrent.forward(embedded, None, state, inner);
         let output = Dropout { probability: self.output_dropout }.forward(output, schedule, OUTPUT_SITE);
         let [_, _, hidden_size] = output.dims();
         (output.reshape([batch_size * seq_len, hidden_size]), state)

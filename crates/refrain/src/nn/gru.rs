@@ -2,10 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use refrain_kernels::{Cell, Precision};
+use refrain_kernels::{Cell, Direction, Precision};
 
-use super::Initializer;
-use super::recurrent::{RecurrentLayer, RecurrentState};
+use super::recurrent::{Pass, RecurrentLayer, RecurrentState};
+use super::{DropoutSchedule, Initializer, RecurrentOptions};
 
 /// Configuration of a [`Gru`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -16,22 +16,28 @@ pub struct GruConfig {
     pub hidden_size: usize,
     /// In what the factors of large products are kept.
     pub precision: Precision,
+    /// What the layer does beyond its equations.
+    pub options: RecurrentOptions,
 }
 
 impl GruConfig {
     /// A layer in full precision.
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        Self { input_size, hidden_size, precision: Precision::default() }
+        Self { input_size, hidden_size, precision: Precision::default(), options: RecurrentOptions::default() }
     }
 
     /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases: the update gate begins half open.
+    ///
+    /// # Panics
+    /// If the options are not those of the cell.
     pub fn init(&self, init: &mut Initializer<'_>) -> Gru {
-        let Self { input_size, hidden_size, precision } = *self;
+        let Self { input_size, hidden_size, precision, options } = *self;
         Gru {
             weight_ih: init.xavier_uniform([3 * hidden_size, input_size], 3),
             weight_hh: init.orthogonal(hidden_size, 3),
             bias: init.constant(vec![0.0; 4 * hidden_size]),
             precision,
+            options: options.checked(Cell::Gru),
         }
     }
 }
@@ -65,23 +71,35 @@ pub struct Gru {
     /// In what the factors of large products are kept.
     #[module(skip)]
     pub precision: Precision,
+    /// What the layer does beyond its equations.
+    #[module(skip)]
+    pub options: RecurrentOptions,
 }
 
 impl Gru {
-    /// Runs over a whole sequence; without a state, from zeros.
+    /// Runs over whole sequences; without a state, from zeros; without a schedule, without dropping anything.
     ///
     /// # Shapes
     /// - `input`: `[batch_size, seq_len, input_size]`, `seq_len` 0 allowed
-    /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step
+    /// - `lengths`: `[batch_size]`, in any order, 0 allowed; `None` where all sequences are as long as the input
+    /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step, zeros after a sequence's end
+    /// - state: after each sequence's last step; of one without steps, as it came
     ///
     /// # Panics
-    /// If the input or the state does not fit the weights.
-    pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
-        self.borrowed().forward(input, state)
+    /// If the input, a length or the state does not fit.
+    pub fn forward(
+        &self,
+        input: Tensor<3>,
+        lengths: Option<&[usize]>,
+        state: Option<RecurrentState>,
+        schedule: Option<DropoutSchedule>,
+    ) -> (Tensor<3>, RecurrentState) {
+        self.borrowed().forward(Pass { direction: Direction::Forward, input, lengths, state, schedule })
     }
 
     pub(super) fn borrowed(&self) -> RecurrentLayer<'_> {
-        let Self { weight_ih, weight_hh, bias, precision } = self;
-        RecurrentLayer { cell: Cell::Gru, precision: *precision, weight_ih, weight_hh, bias }
+        let Self { weight_ih, weight_hh, bias, precision, options } = self;
+        let (cell, precision, options) = (Cell::Gru, *precision, *options);
+        RecurrentLayer { cell, precision, options, weight_ih, weight_hh, bias, peepholes: None }
     }
 }

@@ -2,10 +2,39 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use refrain_kernels::{Cell, Precision};
+use refrain_kernels::{Cell, Direction, Precision};
 
-use super::Initializer;
-use super::recurrent::{RecurrentLayer, RecurrentState};
+use super::recurrent::{Pass, RecurrentLayer, RecurrentState};
+use super::{DropoutSchedule, Initializer, RecurrentOptions};
+
+/// How an LSTM's input gate is had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InputGate {
+    /// By weights of its own.
+    #[default]
+    Own,
+    /// It is what the forget gate leaves, `1 - f` (the coupled gates of Greff et al. 2017): a quarter fewer weights.
+    Coupled,
+}
+
+impl InputGate {
+    fn cell(self) -> Cell {
+        match self {
+            Self::Own => Cell::Lstm,
+            Self::Coupled => Cell::CoupledLstm,
+        }
+    }
+}
+
+/// Whether the gates see the cell state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Peepholes {
+    /// They do not, as in PyTorch.
+    #[default]
+    None,
+    /// Each gate sees that of its own unit (Gers and Schmidhuber 2000).
+    Diagonal,
+}
 
 /// Configuration of an [`Lstm`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -16,26 +45,49 @@ pub struct LstmConfig {
     pub hidden_size: usize,
     /// The forget gate's initial bias.
     pub forget_bias: f64,
+    /// How the input gate is had.
+    pub input_gate: InputGate,
+    /// Whether the gates see the cell state.
+    pub peepholes: Peepholes,
     /// In what the factors of large products are kept.
     pub precision: Precision,
+    /// What the layer does beyond its equations.
+    pub options: RecurrentOptions,
 }
 
 impl LstmConfig {
     /// A layer that remembers at first: forget bias 1 (Jozefowicz et al. 2015).
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        Self { input_size, hidden_size, forget_bias: 1.0, precision: Precision::default() }
+        Self {
+            input_size,
+            hidden_size,
+            forget_bias: 1.0,
+            input_gate: InputGate::default(),
+            peepholes: Peepholes::default(),
+            precision: Precision::default(),
+            options: RecurrentOptions::default(),
+        }
     }
 
-    /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases but for the forget gate's.
+    /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases but for the forget gate's, zero peepholes.
+    ///
+    /// # Panics
+    /// If the options are not those of the cell.
     pub fn init(&self, init: &mut Initializer<'_>) -> Lstm {
-        let Self { input_size, hidden_size, .. } = *self;
-        let mut bias = vec![0.0; 4 * hidden_size];
-        bias[hidden_size..2 * hidden_size].fill(self.forget_bias as f32);
+        let Self { input_size, hidden_size, input_gate, .. } = *self;
+        let cell = input_gate.cell();
+        let gates = cell.num_gates();
+        let mut bias = vec![0.0; cell.num_biases() * hidden_size];
+        // The forget gate comes before the candidate and the output gate.
+        bias[(gates - 3) * hidden_size..(gates - 2) * hidden_size].fill(self.forget_bias as f32);
         Lstm {
-            weight_ih: init.xavier_uniform([4 * hidden_size, input_size], 4),
-            weight_hh: init.orthogonal(hidden_size, 4),
+            weight_ih: init.xavier_uniform([gates * hidden_size, input_size], gates),
+            weight_hh: init.orthogonal(hidden_size, gates),
             bias: init.constant(bias),
+            peepholes: (self.peepholes == Peepholes::Diagonal).then(|| init.constant(vec![0.0; 3 * hidden_size])),
+            input_gate,
             precision: self.precision,
+            options: self.options.checked(cell),
         }
     }
 }
@@ -52,35 +104,54 @@ impl LstmConfig {
 /// ```
 ///
 /// The weights of the four gates lie one below the other in PyTorch's order, so that a PyTorch layer's `weight_ih_l0` and
-/// `weight_hh_l0` are `weight_ih` and `weight_hh`, and `bias_ih_l0 + bias_hh_l0` is `bias`.
+/// `weight_hh_l0` are `weight_ih` and `weight_hh`, and `bias_ih_l0 + bias_hh_l0` is `bias`. With [coupled](InputGate) gates
+/// `i = 1 - f`, and there are three: f, g, o. With [peepholes](Peepholes) the sums of i and f have `p_i ∘ c` and `p_f ∘ c` too, and
+/// that of o `p_o ∘ c'`.
 #[derive(Module, Debug)]
 pub struct Lstm {
-    /// `[4 * hidden_size, input_size]`.
+    /// `[num_gates * hidden_size, input_size]`.
     pub weight_ih: Param<Tensor<2>>,
-    /// `[4 * hidden_size, hidden_size]`.
+    /// `[num_gates * hidden_size, hidden_size]`.
     pub weight_hh: Param<Tensor<2>>,
-    /// `[4 * hidden_size]`.
+    /// `[num_gates * hidden_size]`.
     pub bias: Param<Tensor<1>>,
+    /// `p_i`, `p_f` and `p_o`: `[3 * hidden_size]`; with coupled gates `p_i` is nobody's.
+    pub peepholes: Option<Param<Tensor<1>>>,
+    /// How the input gate is had.
+    #[module(skip)]
+    pub input_gate: InputGate,
     /// In what the factors of large products are kept.
     #[module(skip)]
     pub precision: Precision,
+    /// What the layer does beyond its equations.
+    #[module(skip)]
+    pub options: RecurrentOptions,
 }
 
 impl Lstm {
-    /// Runs over a whole sequence; without a state, from zeros.
+    /// Runs over whole sequences; without a state, from zeros; without a schedule, without dropping anything.
     ///
     /// # Shapes
     /// - `input`: `[batch_size, seq_len, input_size]`, `seq_len` 0 allowed
-    /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step
+    /// - `lengths`: `[batch_size]`, in any order, 0 allowed; `None` where all sequences are as long as the input
+    /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step, zeros after a sequence's end
+    /// - state: after each sequence's last step; of one without steps, as it came
     ///
     /// # Panics
-    /// If the input or the state does not fit the weights.
-    pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
-        self.borrowed().forward(input, state)
+    /// If the input, a length or the state does not fit.
+    pub fn forward(
+        &self,
+        input: Tensor<3>,
+        lengths: Option<&[usize]>,
+        state: Option<RecurrentState>,
+        schedule: Option<DropoutSchedule>,
+    ) -> (Tensor<3>, RecurrentState) {
+        self.borrowed().forward(Pass { direction: Direction::Forward, input, lengths, state, schedule })
     }
 
     pub(super) fn borrowed(&self) -> RecurrentLayer<'_> {
-        let Self { weight_ih, weight_hh, bias, precision } = self;
-        RecurrentLayer { cell: Cell::Lstm, precision: *precision, weight_ih, weight_hh, bias }
+        let Self { weight_ih, weight_hh, bias, peepholes, input_gate, precision, options } = self;
+        let (cell, precision, options) = (input_gate.cell(), *precision, *options);
+        RecurrentLayer { cell, precision, options, weight_ih, weight_hh, bias, peepholes: peepholes.as_ref() }
     }
 }

@@ -1,24 +1,34 @@
 //! Layers: tensors in, `(output, state)` out. Usable from any Burn program.
 
+mod activation_regularisation;
+mod bidirectional;
 mod dropout;
 mod embedding;
 pub mod fused;
+mod gate_trace;
 mod gru;
 mod init;
+mod layer;
 mod linear;
 mod lstm;
+mod options;
 mod recurrent;
 mod rnn;
 mod stack;
 
-pub use dropout::{Dropout, DropoutSchedule};
+pub use activation_regularisation::{activation_regularisation, temporal_activation_regularisation};
+pub use bidirectional::{Bidirectional, BidirectionalConfig, BidirectionalState, Directions, Merge, Wiring};
+pub use dropout::{Dropout, DropoutSchedule, VariationalDropout};
 pub use embedding::{Embedding, EmbeddingConfig};
+pub use gate_trace::GateTrace;
 pub use gru::{Gru, GruConfig};
 pub use init::Initializer;
+pub use layer::{Layer, LayerConfig};
 pub use linear::{Linear, LinearConfig};
-pub use lstm::{Lstm, LstmConfig};
+pub use lstm::{InputGate, Lstm, LstmConfig, Peepholes};
+pub use options::RecurrentOptions;
 pub use recurrent::RecurrentState;
 pub(crate) use recurrent::values;
-pub use refrain_kernels::{Cell, Precision};
+pub use refrain_kernels::{Cell, Direction, Memory, Precision};
 pub use rnn::{Nonlinearity, Rnn, RnnConfig};
-pub use stack::{Layer, LayerConfig, Stack, StackConfig};
+pub use stack::{Connection, Stack, StackConfig};

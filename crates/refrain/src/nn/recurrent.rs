@@ -3,9 +3,10 @@
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use refrain_kernels::{Cell, Engine, Precision, StepWeights, WeightFormat};
+use refrain_kernels::{Cell, Direction, Engine, Precision, StepWeights, WeightFormat};
 
-use super::fused::{CellState, FusedOps, RecurrentSequence};
+use super::fused::{FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec};
+use super::{DropoutSchedule, RecurrentOptions, dropout};
 
 /// What a recurrent layer remembers between steps.
 #[derive(Clone, Debug)]
@@ -39,15 +40,31 @@ pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 pub(super) struct RecurrentLayer<'a> {
     pub(super) cell: Cell,
     pub(super) precision: Precision,
+    pub(super) options: RecurrentOptions,
     pub(super) weight_ih: &'a Param<Tensor<2>>,
     pub(super) weight_hh: &'a Param<Tensor<2>>,
     pub(super) bias: &'a Param<Tensor<1>>,
+    pub(super) peepholes: Option<&'a Param<Tensor<1>>>,
+}
+
+/// What a pass over whole sequences reads beside the weights.
+pub(super) struct Pass<'a> {
+    pub(super) direction: Direction,
+    pub(super) input: Tensor<3>,
+    pub(super) lengths: Option<&'a [usize]>,
+    pub(super) state: Option<RecurrentState>,
+    pub(super) schedule: Option<DropoutSchedule>,
 }
 
 impl RecurrentLayer<'_> {
     /// As [`Layer::step_weights`](super::Layer::step_weights).
     pub(super) fn step_weights(self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
         let [_, hidden_size] = self.weight_hh.dims();
+        assert!(
+            self.peepholes.is_none() && self.options.steps_plainly(),
+            "{:?} layers with peepholes or zoneout have no stepper",
+            self.cell
+        );
         let weights = [values(self.weight_ih.val()), values(self.weight_hh.val()), values(self.bias.val())];
         let weights = weights.each_ref().map(Vec::as_slice);
         let engine = Engine::current();
@@ -57,17 +74,33 @@ impl RecurrentLayer<'_> {
         }
     }
 
+    /// `[input_size, hidden_size]`.
+    pub(super) fn sizes(&self) -> [usize; 2] {
+        let ([_, input_size], [_, hidden_size]) = (self.weight_ih.dims(), self.weight_hh.dims());
+        [input_size, hidden_size]
+    }
+
     /// Shapes and panics as every layer's `forward` documents them.
-    pub(super) fn forward(self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
-        let Self { cell, precision, .. } = self;
+    pub(super) fn forward(self, pass: Pass<'_>) -> (Tensor<3>, RecurrentState) {
+        let (output, hidden, cell_state) = <Dispatch as FusedOps>::recurrent_sequence(self.sequence(pass));
+        let cell_state = cell_state.map(Tensor::from_dispatch);
+        (Tensor::from_dispatch(output), RecurrentState { hidden: Tensor::from_dispatch(hidden), cell_state })
+    }
+
+    /// The layer and what it reads, as the fused operation takes it.
+    pub(super) fn sequence(self, pass: Pass<'_>) -> RecurrentSequence<Dispatch> {
+        let Self { cell, precision, options, .. } = self;
+        let Pass { direction, input, lengths, state, schedule } = pass;
         let [batch_size, seq_len, input_size] = input.dims();
-        let weight_ih = self.weight_ih.val();
-        let [_, hidden_size] = self.weight_hh.dims();
+        let [expected, hidden_size] = self.sizes();
         assert!(
-            weight_ih.dims()[1] == input_size,
+            input_size == expected,
             "{cell:?} input is [{batch_size}, {seq_len}, {input_size}] but weight_ih is {:?}",
-            weight_ih.dims()
+            self.weight_ih.dims()
         );
+        if let Some(lengths) = lengths {
+            check_lengths(lengths, batch_size, seq_len);
+        }
         let state = state.unwrap_or_else(|| RecurrentState::zeros(cell, batch_size, hidden_size, &input.device()));
         let RecurrentState { hidden, cell_state } = state;
         let needed = [batch_size, hidden_size];
@@ -77,21 +110,39 @@ impl RecurrentLayer<'_> {
             "{cell:?} state is {:?} with a cell state {cell_state_dims:?} but the layer needs {needed:?}",
             hidden.dims()
         );
-        let (output, cell_state) = <Dispatch as FusedOps>::recurrent_sequence(RecurrentSequence {
-            cell,
-            precision,
-            input: input.into_dispatch(),
-            weight_ih: weight_ih.into_dispatch(),
-            weight_hh: self.weight_hh.val().into_dispatch(),
-            bias: self.bias.val().into_dispatch(),
-            hidden: hidden.clone().into_dispatch(),
-            cell_state: CellState::from(cell_state.map(Tensor::into_dispatch)),
-        });
-        let output: Tensor<3> = Tensor::from_dispatch(output);
-        let hidden = match seq_len {
-            0 => hidden,
-            _ => output.clone().slice([0..batch_size, seq_len - 1..seq_len]).reshape(needed),
+        let input = match options.input_mask(schedule) {
+            Some((key, probability)) => dropout::variational(input, key, probability),
+            None => input,
         };
-        (output, RecurrentState { hidden, cell_state: cell_state.map(Tensor::from_dispatch) })
+        let weight_hh = match options.weight_mask(schedule) {
+            Some((key, probability)) => dropout::keyed(self.weight_hh.val(), key, probability),
+            None => self.weight_hh.val(),
+        };
+        RecurrentSequence {
+            spec: RecurrentSpec {
+                cell,
+                precision,
+                direction,
+                memory: options.memory,
+                lengths: lengths.map(Into::into),
+                masks: options.step_masks(schedule, [batch_size, seq_len, hidden_size]),
+            },
+            input: input.into_dispatch(),
+            weight_ih: self.weight_ih.val().into_dispatch(),
+            weight_hh: weight_hh.into_dispatch(),
+            bias: self.bias.val().into_dispatch(),
+            hidden: hidden.into_dispatch(),
+            cell_state: OptionalTensor::from(cell_state.map(Tensor::into_dispatch)),
+            peepholes: OptionalTensor::from(self.peepholes.map(|peepholes| peepholes.val().into_dispatch())),
+        }
+    }
+}
+
+/// # Panics
+/// If there are not as many lengths as sequences, or one is of more steps than there are.
+pub(super) fn check_lengths(lengths: &[usize], batch_size: usize, seq_len: usize) {
+    assert!(lengths.len() == batch_size, "there are {} lengths for {batch_size} sequences", lengths.len());
+    if let Some(index) = lengths.iter().position(|&length| length > seq_len) {
+        panic!("length {index} is {} but the input has {seq_len} steps", lengths[index]);
     }
 }

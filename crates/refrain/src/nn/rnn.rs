@@ -2,10 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use refrain_kernels::{Cell, Precision};
+use refrain_kernels::{Cell, Direction, Precision};
 
-use super::Initializer;
-use super::recurrent::{RecurrentLayer, RecurrentState};
+use super::recurrent::{Pass, RecurrentLayer, RecurrentState};
+use super::{DropoutSchedule, Initializer, RecurrentOptions};
 
 /// What a simple recurrent layer does to its sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,24 +37,35 @@ pub struct RnnConfig {
     pub nonlinearity: Nonlinearity,
     /// In what the factors of large products are kept.
     pub precision: Precision,
+    /// What the layer does beyond its equations.
+    pub options: RecurrentOptions,
 }
 
 impl RnnConfig {
     /// A layer with the hyperbolic tangent.
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        Self { input_size, hidden_size, nonlinearity: Nonlinearity::default(), precision: Precision::default() }
+        Self {
+            input_size,
+            hidden_size,
+            nonlinearity: Nonlinearity::default(),
+            precision: Precision::default(),
+            options: RecurrentOptions::default(),
+        }
     }
 
     /// Zero biases; for tanh Xavier input weights and orthogonal recurrent ones (Saxe et al. 2013), for the rectifier
     /// normal input weights of deviation 0.001 and the identity (Le et al. 2015): a state that nothing enters stays.
+    ///
+    /// # Panics
+    /// If the options are not those of the cell.
     pub fn init(&self, init: &mut Initializer<'_>) -> Rnn {
-        let Self { input_size, hidden_size, nonlinearity, precision } = *self;
+        let Self { input_size, hidden_size, nonlinearity, precision, options } = *self;
         let (weight_ih, weight_hh) = match nonlinearity {
             Nonlinearity::Tanh => (init.xavier_uniform([hidden_size, input_size], 1), init.orthogonal(hidden_size, 1)),
             Nonlinearity::Relu => (init.normal([hidden_size, input_size], 1e-3), init.identity(hidden_size)),
         };
         let bias = init.constant(vec![0.0; hidden_size]);
-        Rnn { weight_ih, weight_hh, bias, nonlinearity, precision }
+        Rnn { weight_ih, weight_hh, bias, nonlinearity, precision, options: options.checked(nonlinearity.cell()) }
     }
 }
 
@@ -80,24 +91,35 @@ pub struct Rnn {
     /// In what the factors of large products are kept.
     #[module(skip)]
     pub precision: Precision,
+    /// What the layer does beyond its equations.
+    #[module(skip)]
+    pub options: RecurrentOptions,
 }
 
 impl Rnn {
-    /// Runs over a whole sequence; without a state, from zeros.
+    /// Runs over whole sequences; without a state, from zeros; without a schedule, without dropping anything.
     ///
     /// # Shapes
     /// - `input`: `[batch_size, seq_len, input_size]`, `seq_len` 0 allowed
-    /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step
+    /// - `lengths`: `[batch_size]`, in any order, 0 allowed; `None` where all sequences are as long as the input
+    /// - output: `[batch_size, seq_len, hidden_size]`, the hidden state after each step, zeros after a sequence's end
+    /// - state: after each sequence's last step; of one without steps, as it came
     ///
     /// # Panics
-    /// If the input or the state does not fit the weights.
-    pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
-        self.borrowed().forward(input, state)
+    /// If the input, a length or the state does not fit.
+    pub fn forward(
+        &self,
+        input: Tensor<3>,
+        lengths: Option<&[usize]>,
+        state: Option<RecurrentState>,
+        schedule: Option<DropoutSchedule>,
+    ) -> (Tensor<3>, RecurrentState) {
+        self.borrowed().forward(Pass { direction: Direction::Forward, input, lengths, state, schedule })
     }
 
     pub(super) fn borrowed(&self) -> RecurrentLayer<'_> {
-        let Self { weight_ih, weight_hh, bias, nonlinearity, precision } = self;
-        let cell = nonlinearity.cell();
-        RecurrentLayer { cell, precision: *precision, weight_ih, weight_hh, bias }
+        let Self { weight_ih, weight_hh, bias, nonlinearity, precision, options } = self;
+        let (cell, precision, options) = (nonlinearity.cell(), *precision, *options);
+        RecurrentLayer { cell, precision, options, weight_ih, weight_hh, bias, peepholes: None }
     }
 }

@@ -1,134 +1,88 @@
 //! Layers on top of each other.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
-use refrain_kernels::{StepWeights, WeightFormat};
+use burn::tensor::{Tensor, activation};
+use refrain_kernels::Direction;
 
-use super::recurrent::RecurrentLayer;
-use super::{Dropout, DropoutSchedule, Gru, GruConfig, Initializer, Lstm, LstmConfig, RecurrentState, Rnn, RnnConfig};
+use super::{
+    Dropout, DropoutSchedule, Initializer, Layer, LayerConfig, Linear, LinearConfig, RecurrentOptions, RecurrentState,
+};
 
-/// Configuration of a [`Layer`].
-#[derive(Clone, Copy, Debug)]
-pub enum LayerConfig {
-    /// Of an [`Lstm`].
-    Lstm(LstmConfig),
-    /// Of a [`Gru`].
-    Gru(GruConfig),
-    /// Of an [`Rnn`].
-    Rnn(RnnConfig),
-}
-
-/// A recurrent layer of any cell.
-#[derive(Module, Debug)]
-pub enum Layer {
-    /// Long short-term memory.
-    Lstm(Lstm),
-    /// Gated recurrent unit.
-    Gru(Gru),
-    /// Simple recurrence.
-    Rnn(Rnn),
-}
-
-impl From<LstmConfig> for LayerConfig {
-    fn from(config: LstmConfig) -> Self {
-        Self::Lstm(config)
-    }
-}
-
-impl From<GruConfig> for LayerConfig {
-    fn from(config: GruConfig) -> Self {
-        Self::Gru(config)
-    }
-}
-
-impl From<RnnConfig> for LayerConfig {
-    fn from(config: RnnConfig) -> Self {
-        Self::Rnn(config)
-    }
-}
-
-impl LayerConfig {
-    /// An initial layer.
-    pub fn init(&self, init: &mut Initializer<'_>) -> Layer {
-        match self {
-            Self::Lstm(config) => Layer::Lstm(config.init(init)),
-            Self::Gru(config) => Layer::Gru(config.init(init)),
-            Self::Rnn(config) => Layer::Rnn(config.init(init)),
-        }
-    }
-
-    /// The layer that reads this one's hidden units.
-    fn above(self) -> Self {
-        match self {
-            Self::Lstm(config) => LstmConfig { input_size: config.hidden_size, ..config }.into(),
-            Self::Gru(config) => GruConfig { input_size: config.hidden_size, ..config }.into(),
-            Self::Rnn(config) => RnnConfig { input_size: config.hidden_size, ..config }.into(),
-        }
-    }
-}
-
-impl Layer {
-    /// Runs over a whole sequence, as the layer itself: see [`Lstm::forward`].
-    ///
-    /// # Panics
-    /// If the input or the state does not fit the weights.
-    pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
-        self.borrowed().forward(input, state)
-    }
-
-    /// The weights in `format`, for one step at a time; of a layer that reads embedded tokens, with the embedding `[num_tokens,
-    /// input_size]`, [for these](StepWeights::for_tokens).
-    ///
-    /// # Panics
-    /// If the embedding does not fit the weights.
-    pub fn step_weights(&self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
-        self.borrowed().step_weights(format, embedding)
-    }
-
-    fn borrowed(&self) -> RecurrentLayer<'_> {
-        match self {
-            Self::Lstm(layer) => layer.borrowed(),
-            Self::Gru(layer) => layer.borrowed(),
-            Self::Rnn(layer) => layer.borrowed(),
-        }
-    }
+/// How a layer's output goes up, from the second layer on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connection {
+    /// As it is.
+    #[default]
+    Plain,
+    /// Added to what the layer read (He et al. 2016; between recurrent layers, Wu et al. 2016).
+    Residual,
+    /// Mixed with what the layer read, x, by a gate `t = σ(W x + b)`: `t ∘ h + (1 - t) ∘ x` (Srivastava et al. 2015). It begins
+    /// nearly shut, at `b = -2`, as in their experiments.
+    Highway,
 }
 
 /// Configuration of a [`Stack`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StackConfig {
-    /// The lowest layer; those above it read its hidden units.
-    pub layer: LayerConfig,
-    /// How many layers.
-    pub num_layers: usize,
+    /// From the lowest up. Those above the first read the hidden units of the one below, whatever their `input_size` says.
+    pub layers: Vec<LayerConfig>,
     /// Dropout between layers, on the way up only (Zaremba et al. 2014).
     pub dropout: f64,
+    /// How outputs go up.
+    pub connection: Connection,
 }
 
 impl StackConfig {
+    /// Layers that are all alike.
+    pub fn uniform(layer: impl Into<LayerConfig>, num_layers: usize) -> Self {
+        Self { layers: vec![layer.into(); num_layers], dropout: 0.0, connection: Connection::Plain }
+    }
+
     /// Initial layers, from the lowest up.
+    ///
+    /// # Panics
+    /// If there is no layer, dropout is not in `[0, 1)`, an option is not of its cell, or layers that a [`Connection`] goes around
+    /// are not of one size.
     pub fn init(&self, init: &mut Initializer<'_>) -> Stack {
-        let above = self.layer.above();
-        let layers = (0..self.num_layers)
-            .map(|index| if index == 0 { self.layer.init(init) } else { above.init(init) })
-            .collect();
-        Stack { layers, dropout: self.dropout }
+        let Self { dropout, connection, .. } = *self;
+        assert!((0.0..1.0).contains(&dropout), "dropout is {dropout} but must be at least 0 and below 1");
+        let mut below = self.layers.first().expect("a stack has at least one layer").input_size();
+        let mut layers = Vec::with_capacity(self.layers.len());
+        let mut gates = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let size = layer.hidden_size();
+            layers.push(layer.reading(below).init(init));
+            if index > 0 && connection != Connection::Plain {
+                let place = format!("layer {index} has {size} units but reads {below}");
+                assert!(size == below, "{place}: a {connection:?} connection needs as many");
+                if connection == Connection::Highway {
+                    let gate = LinearConfig::new(size, size).init(init);
+                    gates.push(Linear { bias: init.constant(vec![-2.0; size]), ..gate });
+                }
+            }
+            below = size;
+        }
+        Stack { layers, gates, dropout, connection }
     }
 }
 
-/// Layers of one cell, each reading the outputs of the one below, with dropout between them.
+/// Layers that each read the outputs of the one below, with dropout between them.
 #[derive(Module, Debug)]
 pub struct Stack {
     /// From the lowest up.
     pub layers: Vec<Layer>,
-    /// Dropout between layers.
+    /// The gates of [highways](Connection::Highway), from the second layer up.
+    pub gates: Vec<Linear>,
     dropout: f64,
+    #[module(skip)]
+    connection: Connection,
 }
 
+/// The place of the first layer's masks; those of dropout between layers come before.
+const LAYER_SITES: usize = 64;
+
 impl Stack {
-    /// Runs over a whole sequence; `state` has one entry a layer, or is `None` for zeros.
-    ///
-    /// The places of dropout are numbered from `first_site`, one a layer boundary.
+    /// Runs over whole sequences; `state` has one entry a layer, or is `None` for zeros. Arguments as [`Lstm::forward`](super::Lstm::forward).
     ///
     /// # Shapes
     /// - `input`: `[batch_size, seq_len, input_size]`
@@ -139,9 +93,24 @@ impl Stack {
     pub fn forward(
         &self,
         input: Tensor<3>,
+        lengths: Option<&[usize]>,
         state: Option<Vec<RecurrentState>>,
         schedule: Option<DropoutSchedule>,
-        first_site: u8,
+    ) -> (Tensor<3>, Vec<RecurrentState>) {
+        self.forward_in(Direction::Forward, input, lengths, state, schedule)
+    }
+
+    /// The same in a direction, as [`Layer::forward_in`].
+    ///
+    /// # Panics
+    /// As [`Stack::forward`].
+    pub fn forward_in(
+        &self,
+        direction: Direction,
+        input: Tensor<3>,
+        lengths: Option<&[usize]>,
+        state: Option<Vec<RecurrentState>>,
+        schedule: Option<DropoutSchedule>,
     ) -> (Tensor<3>, Vec<RecurrentState>) {
         let states: Vec<Option<RecurrentState>> = match state {
             Some(state) => state.into_iter().map(Some).collect(),
@@ -158,12 +127,28 @@ impl Stack {
         let mut next = Vec::with_capacity(self.layers.len());
         for (index, (layer, state)) in self.layers.iter().zip(states).enumerate() {
             if index > 0 {
-                output = dropout.forward(output, schedule, first_site + (index - 1) as u8);
+                output = dropout.forward(output, schedule, (index - 1) as u8);
             }
-            let (above, state) = layer.forward(output, state);
-            output = above;
+            let inner = schedule.map(|schedule| schedule.at(LAYER_SITES + index * RecurrentOptions::SITES));
+            let (above, state) = layer.forward_in(direction, output.clone(), lengths, state, inner);
+            output = if index == 0 { above } else { self.connect(index, output, above) };
             next.push(state);
         }
         (output, next)
+    }
+
+    /// What goes up from a layer that read `below` and gave `above`.
+    fn connect(&self, index: usize, below: Tensor<3>, above: Tensor<3>) -> Tensor<3> {
+        match self.connection {
+            Connection::Plain => above,
+            Connection::Residual => above + below,
+            Connection::Highway => {
+                let [batch_size, seq_len, size] = below.dims();
+                let rows = below.clone().reshape([batch_size * seq_len, size]);
+                let gate =
+                    activation::sigmoid(self.gates[index - 1].forward(rows)).reshape([batch_size, seq_len, size]);
+                below.clone() + gate * (above - below)
+            }
+        }
     }
 }

@@ -65,7 +65,7 @@ impl Learner {
             };
             let count = window.targets.len();
             let (inputs, targets) = window_tensors(window, device);
-            let schedule = Some(DropoutSchedule { seed, window: index });
+            let schedule = Some(DropoutSchedule::new(seed, index));
 
             let (loss, state) = self.model().loss(inputs, targets, carried, schedule);
             self.carry = Some(state.into_iter().map(RecurrentState::detach).collect());

@@ -142,7 +142,7 @@ fn layer(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
     let device = Device::flex().autodiff();
     let input = Tensor::<3>::from_data(TensorData::new(values, shape), &device).require_grad();
     Box::new(move || {
-        let (output, _) = model.recurrent.forward(input.clone(), None, None, 0);
+        let (output, _) = model.recurrent.forward(input.clone(), None, None, None);
         // From a gradient of ones: what it holds changes nothing about the work.
         black_box(output.backward());
     })

@@ -28,10 +28,12 @@ pub struct RecurrentGradients<B: Backend> {
     pub hidden: Option<FloatTensor<B>>,
     /// `[batch_size, hidden_size]`
     pub cell_state: Option<FloatTensor<B>>,
+    /// `[3 * hidden_size]`
+    pub peepholes: Option<FloatTensor<B>>,
 }
 
 /// Which gradients the graph asks for: a carried state, say, is a constant and costs nothing.
-#[expect(clippy::struct_excessive_bools, reason = "one flag for each of the six inputs, named after it")]
+#[expect(clippy::struct_excessive_bools, reason = "one flag for each of the seven inputs, named after it")]
 #[derive(Clone, Copy, Debug)]
 pub struct WantedGradients {
     /// Of `input`.
@@ -46,7 +48,23 @@ pub struct WantedGradients {
     pub hidden: bool,
     /// Of `cell_state`; never of a cell that has none.
     pub cell_state: bool,
+    /// Of `peepholes`; never where there are none.
+    pub peepholes: bool,
 }
+
+/// The gradients that come in; an absent one is zero.
+#[derive(Debug)]
+pub struct IncomingGradients<B: Backend> {
+    /// `[batch_size, seq_len, hidden_size]`
+    pub output: Option<FloatTensor<B>>,
+    /// `[batch_size, hidden_size]`
+    pub last_hidden: Option<FloatTensor<B>>,
+    /// `[batch_size, hidden_size]`
+    pub last_cell_state: Option<FloatTensor<B>>,
+}
+
+/// What [`FusedOps::recurrent_sequence`] gives.
+pub type RecurrentOutputs<B> = (FloatTensor<B>, FloatTensor<B>, Option<FloatTensor<B>>);
 
 /// What the linear head with cross entropy reads; shapes as [`FusedOps::linear_cross_entropy`].
 #[derive(Clone, Debug)]
@@ -79,18 +97,15 @@ pub trait FusedKernels: FusedOps {
     /// What the backward pass of a recurrent layer needs of its forward pass.
     type RecurrentTrace: Clone + Debug + Send + Sync + 'static;
 
-    /// As [`FusedOps::recurrent_sequence`], with the trace as the third.
-    fn recurrent_sequence_traced(
-        sequence: &RecurrentSequence<Self>,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>, Self::RecurrentTrace);
+    /// As [`FusedOps::recurrent_sequence`], and the trace.
+    fn recurrent_sequence_traced(sequence: &RecurrentSequence<Self>) -> (RecurrentOutputs<Self>, Self::RecurrentTrace);
 
-    /// The wanted gradients; an absent incoming gradient is zero.
+    /// The wanted gradients.
     fn recurrent_sequence_backward(
         sequence: &RecurrentSequence<Self>,
         output: &FloatTensor<Self>,
         trace: &Self::RecurrentTrace,
-        grad_output: Option<FloatTensor<Self>>,
-        grad_last_cell_state: Option<FloatTensor<Self>>,
+        incoming: IncomingGradients<Self>,
         wanted: WantedGradients,
     ) -> RecurrentGradients<Self>;
 
@@ -102,9 +117,9 @@ pub trait FusedKernels: FusedOps {
     fn scaled(gradient: FloatTensor<Self>, factor: &FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// The gradient of the last cell state on its way to the sequence's backward step: a step of Burn's graph has one output
-/// node, so the cell state is a second node whose parent is the first, and leaves its gradient here.
-type CellGradientSlot<B> = Arc<Mutex<Option<FloatTensor<B>>>>;
+/// The gradient of a last state on its way to the sequence's backward step: a step of Burn's graph has one output node, so each
+/// last state is another node whose parent is the first, and leaves its gradient here.
+type GradientSlot<B> = Arc<Mutex<Option<FloatTensor<B>>>>;
 
 fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
     slot.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -115,10 +130,11 @@ struct SequenceState<B: FusedKernels> {
     sequence: RecurrentSequence<B>,
     output: FloatTensor<B>,
     trace: B::RecurrentTrace,
-    grad_last_cell_state: CellGradientSlot<B>,
+    last_hidden: GradientSlot<B>,
+    last_cell_state: GradientSlot<B>,
 }
 
-/// Its parents are the tensors of a [`RecurrentSequence`] in order: six, or five of a cell without a cell state.
+/// Its parents are the tensors of a [`RecurrentSequence`] in order, those that are there.
 #[derive(Debug)]
 struct SequenceBackward;
 
@@ -127,7 +143,7 @@ impl<B: FusedKernels, const PARENTS: usize> Backward<B, PARENTS> for SequenceBac
 
     fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let grad_output = grads.consume::<B>(&ops.node);
-        let SequenceState { sequence, output, trace, grad_last_cell_state } = ops.state;
+        let SequenceState { sequence, output, trace, last_hidden, last_cell_state } = ops.state;
         let wants = |parent: usize| ops.parents.get(parent).is_some_and(Option::is_some);
         let wanted = WantedGradients {
             input: wants(0),
@@ -136,11 +152,16 @@ impl<B: FusedKernels, const PARENTS: usize> Backward<B, PARENTS> for SequenceBac
             bias: wants(3),
             hidden: wants(4),
             cell_state: wants(5),
+            peepholes: wants(6),
         };
-        let grad_cell = take(&grad_last_cell_state);
-        let found = B::recurrent_sequence_backward(&sequence, &output, &trace, Some(grad_output), grad_cell, wanted);
-        let RecurrentGradients { input, weight_ih, weight_hh, bias, hidden, cell_state } = found;
-        let found = [input, weight_ih, weight_hh, bias, hidden, cell_state];
+        let incoming = IncomingGradients {
+            output: Some(grad_output),
+            last_hidden: take(&last_hidden),
+            last_cell_state: take(&last_cell_state),
+        };
+        let found = B::recurrent_sequence_backward(&sequence, &output, &trace, incoming, wanted);
+        let RecurrentGradients { input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes } = found;
+        let found = [input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes];
         for (node, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<B>(node.id, gradient);
@@ -150,36 +171,39 @@ impl<B: FusedKernels, const PARENTS: usize> Backward<B, PARENTS> for SequenceBac
 }
 
 #[derive(Clone, Debug)]
-struct LastCellState<B: Backend> {
+struct LastState<B: Backend> {
     /// Shares the sequence's output, for its shape and device.
     output: FloatTensor<B>,
-    grad_last_cell_state: CellGradientSlot<B>,
+    slot: GradientSlot<B>,
 }
 
 #[derive(Debug)]
-struct LastCellBackward;
+struct LastStateBackward;
 
-impl<B: FusedKernels> Backward<B, 1> for LastCellBackward {
-    type State = LastCellState<B>;
+impl<B: FusedKernels> Backward<B, 1> for LastStateBackward {
+    type State = LastState<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
-        let LastCellState { output, grad_last_cell_state } = ops.state;
-        *grad_last_cell_state.lock().unwrap_or_else(PoisonError::into_inner) = Some(gradient);
+        let LastState { output, slot } = ops.state;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(gradient);
         let [parent] = ops.parents;
         if let Some(node) = parent {
             // The sequence's step runs only if its node holds a gradient: give it one even when the loss reads nothing but
-            // the cell state.
+            // last states.
             let zeros = B::float_zeros(output.shape(), &output.device(), output.dtype().into());
             grads.register::<B>(node.id, zeros);
         }
     }
 }
 
-#[derive(Debug)]
-struct DropoutBackward;
+/// A kind of dropout whose mask is a function of a key.
+type KeyedDropout<B> = fn(FloatTensor<B>, DropoutKey, f32) -> FloatTensor<B>;
 
-impl<B: FusedKernels> Backward<B, 1> for DropoutBackward {
+#[derive(Debug)]
+struct DropoutBackward<B: FusedKernels>(KeyedDropout<B>);
+
+impl<B: FusedKernels> Backward<B, 1> for DropoutBackward<B> {
     type State = (DropoutKey, f32);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
@@ -188,7 +212,7 @@ impl<B: FusedKernels> Backward<B, 1> for DropoutBackward {
         let [parent] = ops.parents;
         if let Some(node) = parent {
             // The mask is a function of the key: it is made again instead of kept.
-            grads.register::<B>(node.id, B::keyed_dropout(gradient, key, probability));
+            grads.register::<B>(node.id, self.0(gradient, key, probability));
         }
     }
 }
@@ -217,59 +241,83 @@ type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 fn recurrent_sequence<B: FusedKernels, C: CheckpointStrategy, const PARENTS: usize>(
     parents: [NodeGuard; PARENTS],
     sequence: RecurrentSequence<B>,
-) -> (Tracked<B, C>, Option<Tracked<B, C>>) {
+) -> RecurrentOutputs<Autodiff<B, C>> {
     match SequenceBackward.prepare::<C>(parents).compute_bound().stateful() {
         OpsKind::Tracked(prep) => {
-            let (output, last_cell_state, trace) = B::recurrent_sequence_traced(&sequence);
-            let slot = CellGradientSlot::<B>::default();
-            let state =
-                SequenceState { sequence, output: output.clone(), trace, grad_last_cell_state: Arc::clone(&slot) };
+            let ((output, hidden, cell_state), trace) = B::recurrent_sequence_traced(&sequence);
+            let [last_hidden, last_cell_state] = [GradientSlot::<B>::default(), GradientSlot::<B>::default()];
+            let state = SequenceState {
+                sequence,
+                output: output.clone(),
+                trace,
+                last_hidden: Arc::clone(&last_hidden),
+                last_cell_state: Arc::clone(&last_cell_state),
+            };
             let tracked = prep.finish(state, output.clone());
-            let last_cell_state = last_cell_state.map(|last_cell_state| {
-                match LastCellBackward.prepare::<C>([tracked.node()]).compute_bound().stateful() {
-                    OpsKind::Tracked(prep) => {
-                        prep.finish(LastCellState { output, grad_last_cell_state: slot }, last_cell_state)
-                    }
-                    OpsKind::UnTracked(prep) => prep.finish(last_cell_state),
-                }
-            });
-            (tracked, last_cell_state)
+            let last = |state: FloatTensor<B>, slot: GradientSlot<B>| match LastStateBackward
+                .prepare::<C>([tracked.node()])
+                .compute_bound()
+                .stateful()
+            {
+                OpsKind::Tracked(prep) => prep.finish(LastState { output: output.clone(), slot }, state),
+                OpsKind::UnTracked(prep) => prep.finish(state),
+            };
+            let hidden = last(hidden, last_hidden);
+            let cell_state = cell_state.map(|cell_state| last(cell_state, last_cell_state));
+            (tracked, hidden, cell_state)
         }
         OpsKind::UnTracked(prep) => {
-            let (output, last_cell_state) = B::recurrent_sequence(sequence);
-            (prep.finish(output), last_cell_state.map(Tracked::<B, C>::new))
+            let (output, hidden, cell_state) = B::recurrent_sequence(sequence);
+            (prep.finish(output), Tracked::<B, C>::new(hidden), cell_state.map(Tracked::<B, C>::new))
         }
     }
 }
 
+fn dropout<B: FusedKernels, C: CheckpointStrategy>(
+    of: KeyedDropout<B>,
+    input: Tracked<B, C>,
+    key: DropoutKey,
+    probability: f32,
+) -> Tracked<B, C> {
+    let node = input.node();
+    let output = of(input.into_primitive(), key, probability);
+    match DropoutBackward(of).prepare::<C>([node]).compute_bound().stateful() {
+        OpsKind::Tracked(prep) => prep.finish((key, probability), output),
+        OpsKind::UnTracked(prep) => prep.finish(output),
+    }
+}
+
 impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
-    fn recurrent_sequence(sequence: RecurrentSequence<Self>) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        let RecurrentSequence { cell, precision, input, weight_ih, weight_hh, bias, hidden, cell_state } = sequence;
+    fn recurrent_sequence(
+        sequence: RecurrentSequence<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        let RecurrentSequence { spec, input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes } = sequence;
         let parents = [&input, &weight_ih, &weight_hh, &bias, &hidden].map(Tracked::<B, C>::node);
-        let sixth = cell_state.as_ref().map(Tracked::<B, C>::node);
+        let optional = [&cell_state, &peepholes].map(|tensor| tensor.as_ref().map(Tracked::<B, C>::node));
         let sequence = RecurrentSequence {
-            cell,
-            precision,
+            spec,
             input: input.into_primitive(),
             weight_ih: weight_ih.into_primitive(),
             weight_hh: weight_hh.into_primitive(),
             bias: bias.into_primitive(),
             hidden: hidden.into_primitive(),
             cell_state: cell_state.map(Tracked::<B, C>::into_primitive),
+            peepholes: peepholes.map(Tracked::<B, C>::into_primitive),
         };
-        match (parents, sixth) {
-            (parents, None) => recurrent_sequence::<B, C, _>(parents, sequence),
-            ([a, b, c, d, e], Some(f)) => recurrent_sequence::<B, C, _>([a, b, c, d, e, f], sequence),
+        match (parents, optional) {
+            (parents, [None, None]) => recurrent_sequence::<B, C, _>(parents, sequence),
+            ([a, b, c, d, e], [Some(f), None]) => recurrent_sequence::<B, C, _>([a, b, c, d, e, f], sequence),
+            ([a, b, c, d, e], [Some(f), Some(g)]) => recurrent_sequence::<B, C, _>([a, b, c, d, e, f, g], sequence),
+            (_, [None, Some(_)]) => panic!("{:?} has no cell state for peepholes", sequence.spec.cell),
         }
     }
 
     fn keyed_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {
-        let node = input.node();
-        let output = B::keyed_dropout(input.into_primitive(), key, probability);
-        match DropoutBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((key, probability), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
+        dropout::<B, C>(B::keyed_dropout, input, key, probability)
+    }
+
+    fn variational_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {
+        dropout::<B, C>(B::variational_dropout, input, key, probability)
     }
 
     fn linear_cross_entropy(

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::{DType, Shape, TensorData};
+use burn::backend::{Dispatch, Flex, TensorMetadata};
+use burn::tensor::{DType, Shape, Tensor, TensorData};
 use refrain_kernels::{
-    DropoutKey, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, OutputGradients, Precision,
-    SequenceGradients, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace, dropout, linear_cross_entropy,
-    matmul_bias, sequence_backward, sequence_forward, sequence_forward_traced,
+    DropoutKey, Dropped, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, OutputGradients,
+    Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape, SequenceTrace,
+    Zoneout, dropout, linear_cross_entropy, matmul_bias, sequence_backward, sequence_forward, sequence_forward_traced,
+    variational_dropout,
 };
 
-use super::autodiff::{FusedKernels, HeadGradients, HeadInputs, RecurrentGradients, WantedGradients};
-use super::op::{FusedOps, RecurrentSequence};
+use super::autodiff::{
+    FusedKernels, HeadGradients, HeadInputs, IncomingGradients, RecurrentGradients, RecurrentOutputs, WantedGradients,
+};
+use super::op::{DropMask, FusedOps, RecurrentSequence, ZoneoutMask};
+use crate::nn::values;
 
 type Float = FloatTensor<Flex>;
 
@@ -47,7 +51,7 @@ fn token_ids(targets: &IntTensor<Flex>, vocab_size: usize) -> Vec<u32> {
 
 fn sequence_shape(sequence: &RecurrentSequence<Flex>) -> SequenceShape {
     let [batch_size, seq_len, input_size, hidden_size] = sequence.sizes();
-    SequenceShape { cell: sequence.cell, batch_size, seq_len, input_size, hidden_size }
+    SequenceShape { cell: sequence.spec.cell, batch_size, seq_len, input_size, hidden_size }
 }
 
 fn sequence_inputs(sequence: &RecurrentSequence<Flex>) -> SequenceInputs<'_> {
@@ -58,42 +62,93 @@ fn sequence_inputs(sequence: &RecurrentSequence<Flex>) -> SequenceInputs<'_> {
         bias: slice(&sequence.bias),
         hidden: slice(&sequence.hidden),
         cell_state: sequence.cell_state.as_ref().map_or(&[], slice),
+        lengths: sequence.spec.lengths.as_deref(),
+        direction: sequence.spec.direction,
+        options: sequence_options(sequence),
+    }
+}
+
+fn sequence_options(sequence: &RecurrentSequence<Flex>) -> SequenceOptions<'_> {
+    fn dropped(mask: Option<&DropMask>) -> Option<Dropped<'_>> {
+        mask.map(|mask| Dropped { events: &mask.events, scale: mask.scale })
+    }
+    fn zoneout(mask: Option<&ZoneoutMask>) -> Option<Zoneout<'_>> {
+        mask.map(|mask| match mask {
+            ZoneoutMask::Sampled(events) => Zoneout::Sampled(events),
+            ZoneoutMask::Expected(part) => Zoneout::Expected(*part),
+        })
+    }
+    let masks = &sequence.spec.masks;
+    SequenceOptions {
+        candidate_dropout: dropped(masks.candidate_dropout.as_ref()),
+        hidden_dropout: dropped(masks.hidden_dropout.as_ref()),
+        zoneout_hidden: zoneout(masks.zoneout_hidden.as_ref()),
+        zoneout_cell: zoneout(masks.zoneout_cell.as_ref()),
+        peepholes: sequence.peepholes.as_ref().map(slice),
     }
 }
 
 fn contiguous_sequence(sequence: &RecurrentSequence<Flex>) -> RecurrentSequence<Flex> {
     RecurrentSequence {
-        cell: sequence.cell,
-        precision: sequence.precision,
+        spec: sequence.spec.clone(),
         input: contiguous(&sequence.input),
         weight_ih: contiguous(&sequence.weight_ih),
         weight_hh: contiguous(&sequence.weight_hh),
         bias: contiguous(&sequence.bias),
         hidden: contiguous(&sequence.hidden),
         cell_state: sequence.cell_state.as_ref().map(contiguous).into(),
+        peepholes: sequence.peepholes.as_ref().map(contiguous).into(),
     }
 }
 
-/// Runs a forward pass into fresh tensors: `(output, last_cell_state, what `run` gives)`.
+/// Hands a sequence of any backend to `run`, brought to host memory.
+pub(in crate::nn) fn sequence_on_host<R>(
+    sequence: RecurrentSequence<Dispatch>,
+    run: impl FnOnce(SequenceShape, SequenceInputs) -> R,
+) -> R {
+    let sequence = RecurrentSequence::<Flex> {
+        spec: sequence.spec,
+        input: host::<3>(sequence.input),
+        weight_ih: host::<2>(sequence.weight_ih),
+        weight_hh: host::<2>(sequence.weight_hh),
+        bias: host::<1>(sequence.bias),
+        hidden: host::<2>(sequence.hidden),
+        cell_state: sequence.cell_state.map(host::<2>),
+        peepholes: sequence.peepholes.map(host::<1>),
+    };
+    run(sequence_shape(&sequence), sequence_inputs(&sequence))
+}
+
+fn host<const D: usize>(of: FloatTensor<Dispatch>) -> Float {
+    let of = Tensor::<D>::from_dispatch(of);
+    let shape = of.dims();
+    tensor(values(of), shape)
+}
+
+/// Runs a forward pass into fresh tensors, and gives what `run` gives.
 fn sequence_outputs<R>(
     sequence: &RecurrentSequence<Flex>,
     run: impl FnOnce(&Engine, Precision, SequenceShape, SequenceInputs, SequenceOutputs) -> R,
-) -> (Float, Option<Float>, R) {
+) -> (RecurrentOutputs<Flex>, R) {
     let sequence = contiguous_sequence(sequence);
     let shape = sequence_shape(&sequence);
     let SequenceShape { cell, batch_size, seq_len, hidden_size, .. } = shape;
     let mut output = vec![0.0; batch_size * seq_len * hidden_size];
+    let mut last_hidden = vec![0.0; batch_size * hidden_size];
     let mut last_cell_state = vec![0.0; if cell.has_cell_state() { batch_size * hidden_size } else { 0 }];
-    let outputs = SequenceOutputs { output: &mut output, last_cell_state: &mut last_cell_state };
-    let result = run(&Engine::current(), sequence.precision, shape, sequence_inputs(&sequence), outputs);
-    let last_cell_state = cell.has_cell_state().then(|| tensor(last_cell_state, [batch_size, hidden_size]));
-    (tensor(output, [batch_size, seq_len, hidden_size]), last_cell_state, result)
+    let outputs =
+        SequenceOutputs { output: &mut output, last_hidden: &mut last_hidden, last_cell_state: &mut last_cell_state };
+    let result = run(&Engine::current(), sequence.spec.precision, shape, sequence_inputs(&sequence), outputs);
+    let state = |values| tensor(values, [batch_size, hidden_size]);
+    let last_cell_state = cell.has_cell_state().then(|| state(last_cell_state));
+    ((tensor(output, [batch_size, seq_len, hidden_size]), state(last_hidden), last_cell_state), result)
 }
 
 impl FusedOps for Flex {
-    fn recurrent_sequence(sequence: RecurrentSequence<Self>) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        let (output, last_cell_state, ()) = sequence_outputs(&sequence, sequence_forward);
-        (output, last_cell_state)
+    fn recurrent_sequence(
+        sequence: RecurrentSequence<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        sequence_outputs(&sequence, sequence_forward).0
     }
 
     fn linear(
@@ -122,6 +177,14 @@ impl FusedOps for Flex {
         let mut output = vec![0.0; input.shape().num_elements()];
         dropout(&Engine::current(), key, probability, slice(&input), &mut output);
         tensor(output, input.shape())
+    }
+
+    fn variational_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {
+        let input = contiguous(&input);
+        let shape = input.shape().dims();
+        let mut output = vec![0.0; input.shape().num_elements()];
+        variational_dropout(&Engine::current(), key, probability, shape, slice(&input), &mut output);
+        tensor(output, shape)
     }
 
     fn linear_cross_entropy(
@@ -174,25 +237,29 @@ fn head_losses(inputs: &HeadInputs<Flex>, gradients: Option<LinearCrossEntropyGr
 impl FusedKernels for Flex {
     type RecurrentTrace = Arc<SequenceTrace>;
 
-    fn recurrent_sequence_traced(sequence: &RecurrentSequence<Self>) -> (Float, Option<Float>, Self::RecurrentTrace) {
-        let (output, last_cell_state, trace) = sequence_outputs(sequence, sequence_forward_traced);
-        (output, last_cell_state, Arc::new(trace))
+    fn recurrent_sequence_traced(sequence: &RecurrentSequence<Self>) -> (RecurrentOutputs<Self>, Self::RecurrentTrace) {
+        let memory = sequence.spec.memory;
+        let (outputs, trace) = sequence_outputs(sequence, |engine, precision, shape, inputs, outputs| {
+            sequence_forward_traced(engine, precision, shape, memory, inputs, outputs)
+        });
+        (outputs, Arc::new(trace))
     }
 
     fn recurrent_sequence_backward(
         sequence: &RecurrentSequence<Self>,
         output: &Float,
         trace: &Self::RecurrentTrace,
-        grad_output: Option<Float>,
-        grad_last_cell_state: Option<Float>,
+        incoming: IncomingGradients<Self>,
         wanted: WantedGradients,
     ) -> RecurrentGradients<Self> {
         let sequence = contiguous_sequence(sequence);
         let shape = sequence_shape(&sequence);
         let SequenceShape { cell, batch_size, seq_len, input_size, hidden_size } = shape;
         let (gates, biases) = (cell.num_gates() * hidden_size, cell.num_biases() * hidden_size);
-        let grad_output = grad_output.map(|grad| contiguous(&grad));
-        let grad_last_cell_state = grad_last_cell_state.map(|grad| contiguous(&grad));
+        let IncomingGradients { output: grad_output, last_hidden, last_cell_state } = incoming;
+        let incoming = [grad_output, last_hidden, last_cell_state].map(|grad| grad.map(|grad| contiguous(&grad)));
+        let [grad_output, grad_last_hidden, grad_last_cell_state] =
+            incoming.each_ref().map(|grad| grad.as_ref().map(slice));
         let buffer = |wanted: bool, len: usize| wanted.then(|| vec![0.0f32; len]);
         let mut input = buffer(wanted.input, batch_size * seq_len * input_size);
         let mut weight_ih = buffer(wanted.weight_ih, gates * input_size);
@@ -200,16 +267,18 @@ impl FusedKernels for Flex {
         let mut bias = buffer(wanted.bias, biases);
         let mut hidden = buffer(wanted.hidden, batch_size * hidden_size);
         let mut cell_state = buffer(wanted.cell_state, batch_size * hidden_size);
+        let mut peepholes = buffer(wanted.peepholes, 3 * hidden_size);
         sequence_backward(
             &Engine::current(),
-            sequence.precision,
+            sequence.spec.precision,
             shape,
             sequence_inputs(&sequence),
             slice(output),
             trace,
             OutputGradients {
-                output: grad_output.as_ref().map(slice),
-                last_cell_state: grad_last_cell_state.as_ref().map(slice),
+                output: grad_output,
+                last_hidden: grad_last_hidden,
+                last_cell_state: grad_last_cell_state,
             },
             SequenceGradients {
                 input: input.as_deref_mut(),
@@ -218,6 +287,7 @@ impl FusedKernels for Flex {
                 bias: bias.as_deref_mut(),
                 hidden: hidden.as_deref_mut(),
                 cell_state: cell_state.as_deref_mut(),
+                peepholes: peepholes.as_deref_mut(),
             },
         );
         RecurrentGradients {
@@ -227,6 +297,7 @@ impl FusedKernels for Flex {
             bias: bias.map(|values| tensor(values, [biases])),
             hidden: hidden.map(|values| tensor(values, [batch_size, hidden_size])),
             cell_state: cell_state.map(|values| tensor(values, [batch_size, hidden_size])),
+            peepholes: peepholes.map(|values| tensor(values, [3 * hidden_size])),
         }
     }
 

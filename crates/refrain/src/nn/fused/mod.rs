@@ -11,5 +11,8 @@ pub mod composed;
 mod flex;
 mod op;
 
-pub use autodiff::{FusedKernels, HeadGradients, HeadInputs, RecurrentGradients, WantedGradients};
-pub use op::{CellState, FusedOps, RecurrentSequence};
+pub use autodiff::{
+    FusedKernels, HeadGradients, HeadInputs, IncomingGradients, RecurrentGradients, RecurrentOutputs, WantedGradients,
+};
+pub(in crate::nn) use flex::sequence_on_host;
+pub use op::{DropMask, FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec, StepMasks, ZoneoutMask};

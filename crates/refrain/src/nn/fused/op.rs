@@ -1,20 +1,83 @@
 //! The extension trait and what it means.
 
+use std::sync::Arc;
+
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, TensorMetadata, backend_extension};
-use refrain_kernels::{Cell, DropoutKey, Precision};
+use refrain_kernels::{Cell, Direction, DropoutKey, Memory, Precision};
 
 use super::composed;
+
+/// What a recurrent layer is, beside its tensors.
+#[derive(Clone, Debug)]
+pub struct RecurrentSpec {
+    /// Which equations.
+    pub cell: Cell,
+    /// In what the factors of large products may be kept.
+    pub precision: Precision,
+    /// Which way it goes over its sequences.
+    pub direction: Direction,
+    /// How much of the forward pass is kept for the way back.
+    pub memory: Memory,
+    /// The steps of each sequence; `None` where all are as long as the input.
+    pub lengths: Option<Arc<[usize]>>,
+    /// What is dropped and what zones out.
+    pub masks: StepMasks,
+}
+
+impl RecurrentSpec {
+    /// A plain layer.
+    pub fn new(cell: Cell) -> Self {
+        Self {
+            cell,
+            precision: Precision::F32,
+            direction: Direction::Forward,
+            memory: Memory::All,
+            lengths: None,
+            masks: StepMasks::default(),
+        }
+    }
+}
+
+/// What is dropped and what zones out: [`SequenceOptions`](refrain_kernels::SequenceOptions) says what it means, and in which
+/// shapes events lie.
+#[derive(Clone, Debug, Default)]
+pub struct StepMasks {
+    /// Recurrent dropout without memory loss.
+    pub candidate_dropout: Option<DropMask>,
+    /// Variational dropout of what the recurrent products read.
+    pub hidden_dropout: Option<DropMask>,
+    /// Zoneout of the hidden state.
+    pub zoneout_hidden: Option<ZoneoutMask>,
+    /// Zoneout of the cell state.
+    pub zoneout_cell: Option<ZoneoutMask>,
+}
+
+/// Units that are dropped.
+#[derive(Clone, Debug)]
+pub struct DropMask {
+    /// Which.
+    pub events: Arc<[u32]>,
+    /// What is left is multiplied with this.
+    pub scale: f32,
+}
+
+/// Units that keep what they had.
+#[derive(Clone, Debug)]
+pub enum ZoneoutMask {
+    /// Which.
+    Sampled(Arc<[u32]>),
+    /// All, this part of it.
+    Expected(f32),
+}
 
 /// A recurrent layer over a whole sequence: what it is and what it reads.
 ///
 /// `num_gates` and `num_biases` are those of the [`Cell`].
 #[derive(Clone, Debug, ExtensionType)]
 pub struct RecurrentSequence<B: Backend> {
-    /// Which equations.
-    pub cell: Cell,
-    /// In what the factors of large products may be kept.
-    pub precision: Precision,
+    /// What it is.
+    pub spec: RecurrentSpec,
     /// `[batch_size, seq_len, input_size]`
     pub input: FloatTensor<B>,
     /// `[num_gates * hidden_size, input_size]`
@@ -25,21 +88,24 @@ pub struct RecurrentSequence<B: Backend> {
     pub bias: FloatTensor<B>,
     /// The hidden state before the first step, `[batch_size, hidden_size]`.
     pub hidden: FloatTensor<B>,
-    /// The cell state before the first step.
+    /// The cell state before the first step, `[batch_size, hidden_size]`, of a cell that has one.
     #[extension_type]
-    pub cell_state: CellState<B>,
+    pub cell_state: OptionalTensor<B>,
+    /// Those of the input, forget and output gates, `[3 * hidden_size]`.
+    #[extension_type]
+    pub peepholes: OptionalTensor<B>,
 }
 
-/// The cell state of a cell that has one; Burn's extensions take no `Option` of a tensor.
+/// A tensor that may not be there; Burn's extensions take no `Option` of one.
 #[derive(Clone, Debug, ExtensionType)]
-pub enum CellState<B: Backend> {
-    /// The cell has none.
+pub enum OptionalTensor<B: Backend> {
+    /// There is none.
     Absent,
-    /// `[batch_size, hidden_size]`
+    /// There is this one.
     Present(FloatTensor<B>),
 }
 
-impl<B: Backend> CellState<B> {
+impl<B: Backend> OptionalTensor<B> {
     /// The tensor, if there is one.
     pub fn into_option(self) -> Option<FloatTensor<B>> {
         match self {
@@ -57,12 +123,12 @@ impl<B: Backend> CellState<B> {
     }
 
     /// The same with another tensor in it, of any backend.
-    pub fn map<T: Backend>(self, of: impl FnOnce(FloatTensor<B>) -> FloatTensor<T>) -> CellState<T> {
+    pub fn map<T: Backend>(self, of: impl FnOnce(FloatTensor<B>) -> FloatTensor<T>) -> OptionalTensor<T> {
         self.into_option().map(of).into()
     }
 }
 
-impl<B: Backend> From<Option<FloatTensor<B>>> for CellState<B> {
+impl<B: Backend> From<Option<FloatTensor<B>>> for OptionalTensor<B> {
     fn from(tensor: Option<FloatTensor<B>>) -> Self {
         tensor.map_or(Self::Absent, Self::Present)
     }
@@ -85,11 +151,12 @@ impl<B: Backend> RecurrentSequence<B> {
 // The macro recognises tensors by the literal names `FloatTensor` and `IntTensor`: an alias does not expand.
 #[backend_extension(Flex, Autodiff)]
 pub trait FusedOps: Backend {
-    /// A recurrent layer over a whole sequence: the hidden state after each step, `[batch_size, seq_len, hidden_size]`, and
-    /// the cell state after the last, `[batch_size, hidden_size]`, of a cell that has one.
+    /// A recurrent layer over whole sequences: the hidden state after each step, `[batch_size, seq_len, hidden_size]`, zeros
+    /// after a sequence's end; and after its last step the hidden state, `[batch_size, hidden_size]`, and the cell state of
+    /// a cell that has one.
     fn recurrent_sequence(
         #[extension_type] sequence: RecurrentSequence<Self>,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
         composed::recurrent_sequence::<Self>(sequence)
     }
 
@@ -112,6 +179,15 @@ pub trait FusedOps: Backend {
     /// Each element is zero with `probability`, else divided by `1 - probability`. Any shape.
     fn keyed_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {
         composed::keyed_dropout::<Self>(input, key, probability)
+    }
+
+    /// Inverted dropout of whole sequences' features: a mask `[batch_size, num_features]`, the same at every step, which depends
+    /// on `key` alone.
+    ///
+    /// # Shapes
+    /// - `input`: `[batch_size, seq_len, num_features]`
+    fn variational_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {
+        composed::variational_dropout::<Self>(input, key, probability)
     }
 
     /// The mean cross entropy, in nats, of a linear head with softmax: shape `[1]`.

@@ -1,5 +1,5 @@
-//! The fused layers of every cell against PyTorch, against the composed ones, against finite differences and against
-//! themselves.
+//! The fused layers of every cell, with every option, against PyTorch, against the composed ones, against finite differences and
+//! against themselves.
 
 mod support;
 
@@ -11,10 +11,10 @@ use burn::backend::{Autodiff, Dispatch, Flex, backend_extension};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use refrain::kernels::{Engine, Isa};
-use refrain::nn::fused::{CellState, RecurrentSequence, composed};
+use refrain::nn::fused::{RecurrentSequence, composed};
 use refrain::nn::{
-    Cell, Gru, GruConfig, Initializer, Layer, LayerConfig, Lstm, LstmConfig, Nonlinearity, Precision, RecurrentState,
-    Rnn, RnnConfig,
+    Cell, Direction, DropoutSchedule, Gru, GruConfig, Initializer, InputGate, Layer, LayerConfig, Lstm, LstmConfig,
+    Memory, Nonlinearity, Precision, RecurrentOptions, RecurrentState, Rnn, RnnConfig,
 };
 use support::{Golden, assert_close, numbers, values};
 
@@ -30,7 +30,7 @@ static ENGINE: Mutex<()> = Mutex::new(());
 trait ComposedLayer: burn::backend::Backend {
     fn composed_layer(
         #[extension_type] sequence: RecurrentSequence<Self>,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
         composed::recurrent_sequence::<Self>(sequence)
     }
 }
@@ -43,6 +43,9 @@ fn layer(cell: Cell, input_size: usize, hidden_size: usize, device: &Device) -> 
     let rnn = |nonlinearity| RnnConfig { nonlinearity, ..RnnConfig::new(input_size, hidden_size) };
     let config: LayerConfig = match cell {
         Cell::Lstm => LstmConfig::new(input_size, hidden_size).into(),
+        Cell::CoupledLstm => {
+            LstmConfig { input_gate: InputGate::Coupled, ..LstmConfig::new(input_size, hidden_size) }.into()
+        }
         Cell::Gru => GruConfig::new(input_size, hidden_size).into(),
         Cell::RnnTanh => rnn(Nonlinearity::Tanh).into(),
         Cell::RnnRelu => rnn(Nonlinearity::Relu).into(),
@@ -54,6 +57,11 @@ fn layer(cell: Cell, input_size: usize, hidden_size: usize, device: &Device) -> 
 struct Case {
     cell: Cell,
     precision: Precision,
+    options: RecurrentOptions,
+    direction: Direction,
+    lengths: Option<Vec<usize>>,
+    schedule: Option<DropoutSchedule>,
+    peepholes: Option<Param<Tensor<1>>>,
     input: Tensor<3>,
     weight_ih: Param<Tensor<2>>,
     weight_hh: Param<Tensor<2>>,
@@ -74,6 +82,11 @@ impl Case {
         Self {
             cell,
             precision: Precision::F32,
+            options: RecurrentOptions::default(),
+            direction: Direction::Forward,
+            lengths: None,
+            schedule: None,
+            peepholes: None,
             input: numbers([batch_size, seq_len, input_size], 1, device).require_grad(),
             weight_ih: param([gates, input_size], 2),
             weight_hh: param([gates, hidden_size], 3),
@@ -94,6 +107,11 @@ impl Case {
         Self {
             cell,
             precision: Precision::F32,
+            options: RecurrentOptions::default(),
+            direction: Direction::Forward,
+            lengths: None,
+            schedule: None,
+            peepholes: None,
             input: golden.tensor(&key("input"), device).require_grad(),
             weight_ih: Param::from_tensor(golden.tensor(&key("weight_ih"), device)),
             weight_hh: Param::from_tensor(golden.tensor(&key("weight_hh"), device)),
@@ -117,47 +135,86 @@ impl Case {
         }
     }
 
+    /// The case with each option that its cell has, in training and outside, with all of them, and each of these with
+    /// sequences of any lengths and backward.
+    fn with_every_option(&self) -> Vec<(String, Self)> {
+        let all = RecurrentOptions {
+            input_dropout: 0.3,
+            hidden_dropout: 0.25,
+            recurrent_dropout: if self.cell.has_candidate() { 0.2 } else { 0.0 },
+            zoneout_hidden: 0.4,
+            zoneout_cell: if self.cell.has_cell_state() { 0.35 } else { 0.0 },
+            weight_drop: 0.3,
+            memory: Memory::SquareRoot,
+        };
+        let none = RecurrentOptions::default;
+        let [batch_size, seq_len, _] = self.input.dims();
+        let [_, hidden_size] = self.state.hidden.dims();
+        let device = self.input.device();
+        let peepholes = Param::from_tensor(numbers([3 * hidden_size], 10, &device));
+        let peepholes = self.cell.has_cell_state().then_some(peepholes);
+        let options = [
+            ("input dropout", RecurrentOptions { input_dropout: all.input_dropout, ..none() }, None),
+            ("hidden dropout", RecurrentOptions { hidden_dropout: all.hidden_dropout, ..none() }, None),
+            ("recurrent dropout", RecurrentOptions { recurrent_dropout: all.recurrent_dropout, ..none() }, None),
+            ("zoneout of h", RecurrentOptions { zoneout_hidden: all.zoneout_hidden, ..none() }, None),
+            ("zoneout of c", RecurrentOptions { zoneout_cell: all.zoneout_cell, ..none() }, None),
+            ("weight drop", RecurrentOptions { weight_drop: all.weight_drop, ..none() }, None),
+            ("every third step kept", RecurrentOptions { memory: Memory::Every(3), ..none() }, None),
+            ("peepholes", none(), peepholes.clone()),
+            ("everything", all, peepholes),
+        ];
+        let lengths: Vec<usize> = (0..batch_size).map(|row| (row * 7 + seq_len) % (seq_len + 1)).collect();
+        let mut cases = Vec::new();
+        for (name, options, peepholes) in options {
+            for (way, direction, lengths) in [
+                ("whole", Direction::Forward, None),
+                ("of any length", Direction::Forward, Some(lengths.clone())),
+                ("backward", Direction::Backward, Some(lengths.clone())),
+            ] {
+                let drawn = Some(DropoutSchedule::new(3, 5));
+                for (mode, schedule) in [("training", drawn), ("inference", None)] {
+                    let (peepholes, lengths) = (peepholes.clone(), lengths.clone());
+                    let case = Self { options, peepholes, direction, lengths, schedule, ..self.clone() };
+                    cases.push((format!("{:?}, {name}, {way}, in {mode}", self.cell), case));
+                }
+            }
+        }
+        cases
+    }
+
     fn layer(&self) -> Layer {
-        let Self { precision, .. } = *self;
+        let Self { precision, options, .. } = *self;
         let (weight_ih, weight_hh, bias) = (self.weight_ih.clone(), self.weight_hh.clone(), self.bias.clone());
-        let rnn = |nonlinearity, bias| Rnn {
-            weight_ih: self.weight_ih.clone(),
-            weight_hh: self.weight_hh.clone(),
-            bias,
-            nonlinearity,
-            precision,
+        let lstm = |input_gate| {
+            let (weight_ih, weight_hh, bias) = (weight_ih.clone(), weight_hh.clone(), bias.clone());
+            let peepholes = self.peepholes.clone();
+            Layer::Lstm(Lstm { weight_ih, weight_hh, bias, peepholes, input_gate, precision, options })
+        };
+        let rnn = |nonlinearity| {
+            let (weight_ih, weight_hh, bias) = (weight_ih.clone(), weight_hh.clone(), bias.clone());
+            Layer::Rnn(Rnn { weight_ih, weight_hh, bias, nonlinearity, precision, options })
         };
         match self.cell {
-            Cell::Lstm => Layer::Lstm(Lstm { weight_ih, weight_hh, bias, precision }),
-            Cell::Gru => Layer::Gru(Gru { weight_ih, weight_hh, bias, precision }),
-            Cell::RnnTanh => Layer::Rnn(rnn(Nonlinearity::Tanh, bias)),
-            Cell::RnnRelu => Layer::Rnn(rnn(Nonlinearity::Relu, bias)),
+            Cell::Lstm => lstm(InputGate::Own),
+            Cell::CoupledLstm => lstm(InputGate::Coupled),
+            Cell::Gru => Layer::Gru(Gru { weight_ih, weight_hh, bias, precision, options }),
+            Cell::RnnTanh => rnn(Nonlinearity::Tanh),
+            Cell::RnnRelu => rnn(Nonlinearity::Relu),
         }
     }
 
     fn fused(&self) -> (Tensor<3>, RecurrentState) {
-        self.layer().forward(self.input.clone(), Some(self.state.clone()))
+        let (input, state) = (self.input.clone(), Some(self.state.clone()));
+        self.layer().forward_in(self.direction, input, self.lengths.as_deref(), state, self.schedule)
     }
 
     fn composed(&self) -> (Tensor<3>, RecurrentState) {
-        let [batch_size, seq_len, _] = self.input.dims();
-        let [_, hidden_size] = self.state.hidden.dims();
-        let (output, cell_state) = <Dispatch as ComposedLayer>::composed_layer(RecurrentSequence {
-            cell: self.cell,
-            precision: self.precision,
-            input: self.input.clone().into_dispatch(),
-            weight_ih: self.weight_ih.val().into_dispatch(),
-            weight_hh: self.weight_hh.val().into_dispatch(),
-            bias: self.bias.val().into_dispatch(),
-            hidden: self.state.hidden.clone().into_dispatch(),
-            cell_state: CellState::from(self.state.cell_state.clone().map(Tensor::into_dispatch)),
-        });
-        let output = Tensor::<3>::from_dispatch(output);
-        let hidden = match seq_len {
-            0 => self.state.hidden.clone(),
-            _ => output.clone().narrow(1, seq_len - 1, 1).reshape([batch_size, hidden_size]),
-        };
-        (output, RecurrentState { hidden, cell_state: cell_state.map(Tensor::from_dispatch) })
+        let (input, state) = (self.input.clone(), Some(self.state.clone()));
+        let sequence = self.layer().sequence_in(self.direction, input, self.lengths.as_deref(), state, self.schedule);
+        let (output, hidden, cell_state) = <Dispatch as ComposedLayer>::composed_layer(sequence);
+        let cell_state = cell_state.map(Tensor::from_dispatch);
+        (Tensor::from_dispatch(output), RecurrentState { hidden: Tensor::from_dispatch(hidden), cell_state })
     }
 
     /// Outputs, states and all gradients, by name.
@@ -187,6 +244,9 @@ impl Case {
         gradient!("d_hidden", self.state.hidden.clone());
         if let Some(cell_state) = self.state.cell_state.clone() {
             gradient!("d_cell_state", cell_state);
+        }
+        if let Some(peepholes) = &self.peepholes {
+            gradient!("d_peepholes", peepholes.val());
         }
         results
     }
@@ -260,6 +320,132 @@ fn the_fused_layers_are_the_composed_ones() {
             }
         }
     });
+}
+
+#[test]
+fn the_fused_layers_are_the_composed_ones_with_every_option() {
+    under_every_isa(|isa| {
+        for cell in Cell::ALL {
+            for size in [[3, 9, 5, 37], [35, 4, 3, 6]] {
+                let plain = Case::random(cell, size, &Device::flex().autodiff());
+                for (name, case) in plain.with_every_option() {
+                    let composed = case.run(Case::composed);
+                    for (part, fused) in case.run(Case::fused) {
+                        let tolerance = if part.starts_with("d_") { 1e-4 } else { 1e-5 };
+                        assert_close(&format!("{isa} {size:?} {name}: {part}"), &fused, &composed[part], tolerance);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn padding_changes_no_bit_and_memory_none_either() {
+    let _turn = ENGINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    for cell in Cell::ALL {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let plain = Case { precision, ..Case::random(cell, [7, 40, 3, 20], &Device::flex().autodiff()) };
+            for (name, case) in plain.with_every_option().into_iter().filter(|(_, case)| case.lengths.is_some()) {
+                let (lengths, expected) = (case.lengths.clone().expect("filtered"), case.run(Case::fused));
+                let garbage = Tensor::<3>::full([7, 40, 3], 1e30, &Device::flex().autodiff());
+                let mut input = case.input.clone();
+                for (row, &length) in lengths.iter().enumerate().filter(|(_, length)| **length < 40) {
+                    let padding = [row..row + 1, length..40, 0..3];
+                    input = input.slice_assign(padding.clone(), garbage.clone().slice(padding));
+                }
+                let padded = Case { input: input.detach().require_grad(), ..case.clone() };
+                let whole = RecurrentOptions { memory: Memory::All, ..case.options };
+                for other in [padded, Case { options: whole, ..case.clone() }] {
+                    for (part, found) in other.run(Case::fused) {
+                        assert_eq!(bits(&found), bits(&expected[part]), "{name} in {precision:?}: {part}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_is_forward_over_reversed_sequences() {
+    let _turn = ENGINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let device = Device::flex();
+    for cell in Cell::ALL {
+        let layer = layer(cell, 4, 9, &device);
+        let input: Tensor<3> = numbers([3, 8, 4], 1, &device);
+        let (output, state) = layer.forward_in(Direction::Backward, input.clone(), None, None, None);
+        let (mirrored, mirrored_state) = layer.forward(input.flip([1]), None, None, None);
+        assert_eq!(values(output), values(mirrored.flip([1])), "{cell:?}");
+        assert_eq!(values(state.hidden), values(mirrored_state.hidden), "{cell:?}");
+    }
+}
+
+#[test]
+fn the_gates_are_those_of_the_equations() {
+    let _turn = ENGINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let device = Device::flex();
+    for cell in Cell::ALL {
+        let layer = layer(cell, 4, 37, &device);
+        let input: Tensor<3> = numbers([5, 6, 4], 1, &device);
+        let lengths = [6, 0, 3, 1, 5];
+        let (output, state) = layer.forward(input.clone(), Some(&lengths), None, None);
+        let trace = layer.gates(input, Some(&lengths), None);
+        assert_eq!(values(trace.hidden.clone()), values(output), "{cell:?}");
+        let gate = |name| trace.gate(name).unwrap_or_else(|| panic!("{cell:?} has no {name} gate")).clone();
+        let ended = |tensor: &Tensor<3>| values(tensor.clone().slice([2..3, 3..6, 0..37]));
+        assert!(ended(&trace.hidden).iter().all(|&value| value == 0.0));
+        match cell {
+            Cell::Lstm | Cell::CoupledLstm => {
+                let cell_state = trace.cell_state.clone().expect("an LSTM");
+                let before =
+                    Tensor::cat(vec![Tensor::zeros([5, 1, 37], &device), cell_state.clone().narrow(1, 0, 5)], 1);
+                let input_gate = if cell == Cell::Lstm { gate("input") } else { -gate("forget") + 1.0 };
+                let expected = gate("forget") * before + input_gate * gate("candidate");
+                // Where a sequence has ended, every gate reads zero.
+                let running = gate("output").greater_elem(0.0).float();
+                assert_close("c", &values(cell_state.clone()), &values(expected * running), 1e-6);
+                assert_close(
+                    "h",
+                    &values(trace.hidden.clone()),
+                    &values(gate("output") * cell_state.clone().tanh()),
+                    1e-6,
+                );
+                let last = cell_state.slice([4..5, 4..5, 0..37]);
+                assert_eq!(values(last), values(state.cell_state.expect("an LSTM").slice([4..5, 0..37])));
+            }
+            Cell::Gru => {
+                let hidden = trace.hidden.clone();
+                let before = Tensor::cat(vec![Tensor::zeros([5, 1, 37], &device), hidden.clone().narrow(1, 0, 5)], 1);
+                let running = gate("update").greater_elem(0.0).float();
+                let expected = gate("candidate") + gate("update") * (before - gate("candidate"));
+                assert_close("h", &values(hidden), &values(expected * running), 1e-6);
+                assert!(values(gate("reset")).iter().all(|gate| (0.0..1.0).contains(gate)));
+            }
+            Cell::RnnTanh | Cell::RnnRelu => assert!(trace.gates.is_empty() && trace.cell_state.is_none()),
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "length 1 is 4 but the input has 3 steps")]
+fn a_length_beyond_the_input_is_refused() {
+    let case = Case { lengths: Some(vec![3, 4]), ..Case::random(Cell::Gru, [2, 3, 4, 5], &Device::flex().autodiff()) };
+    case.fused();
+}
+
+#[test]
+#[should_panic(expected = "zoneout_hidden is 1 but must be at least 0 and below 1")]
+fn a_share_of_everything_is_refused_at_construction() {
+    let options = RecurrentOptions { zoneout_hidden: 1.0, ..RecurrentOptions::default() };
+    GruConfig { options, ..GruConfig::new(3, 4) }.init(&mut Initializer::new(1, &Device::flex()));
+}
+
+#[test]
+#[should_panic(expected = "zoneout_cell is 0.1 but Gru has no cell state")]
+fn an_option_of_another_cell_is_refused_at_construction() {
+    let options = RecurrentOptions { zoneout_cell: 0.1, ..RecurrentOptions::default() };
+    GruConfig { options, ..GruConfig::new(3, 4) }.init(&mut Initializer::new(1, &Device::flex()));
 }
 
 #[test]
@@ -377,7 +563,7 @@ fn in_windows(layer: &Layer, input: &Tensor<3>, window: usize) -> (Tensor<3>, Re
     let (mut state, mut outputs) = (None, Vec::new());
     for begin in (0..seq_len).step_by(window) {
         let part = input.clone().narrow(1, begin, window.min(seq_len - begin));
-        let (output, next) = layer.forward(part, state);
+        let (output, next) = layer.forward(part, None, state, None);
         outputs.push(output);
         state = Some(next);
     }
@@ -400,7 +586,7 @@ fn windows_chained_by_their_state_are_one_long_sequence() {
         let layer = layer(cell, 6, 11, &device);
         let input: Tensor<3> = numbers([3, 23, 6], 1, &device);
         for window in [1, 4, 7, 22] {
-            let whole = layer.forward(input.clone(), None);
+            let whole = layer.forward(input.clone(), None, None, None);
             assert_same_run(&format!("{cell:?} by {window}"), in_windows(&layer, &input, window), whole);
         }
     }
@@ -415,7 +601,7 @@ fn a_short_prompt_is_its_tokens_one_after_another() {
             for seq_len in [2, 3, 6, 8, 9, 15] {
                 let input: Tensor<3> = numbers([1, seq_len, input_size], 1, &device);
                 let what = format!("{cell:?} {hidden_size} units, {seq_len} steps");
-                assert_same_run(&what, in_windows(&layer, &input, 1), layer.forward(input.clone(), None));
+                assert_same_run(&what, in_windows(&layer, &input, 1), layer.forward(input.clone(), None, None, None));
             }
         }
     }
@@ -427,7 +613,7 @@ fn a_state_that_nothing_enters_stays_in_an_initial_rectified_layer() {
     let layer = layer(Cell::RnnRelu, 3, 19, &device);
     let hidden = numbers([2, 19], 1, &device).abs();
     let state = RecurrentState { hidden: hidden.clone(), cell_state: None };
-    let (_, state) = layer.forward(Tensor::zeros([2, 40, 3], &device), Some(state));
+    let (_, state) = layer.forward(Tensor::zeros([2, 40, 3], &device), None, Some(state), None);
     assert_eq!(values(state.hidden), values(hidden));
 }
 
