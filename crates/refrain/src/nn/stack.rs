@@ -126,6 +126,11 @@ pub struct Stack {
 }
 
 impl Stack {
+    /// Layers that are there already, from the lowest up, with dropout between them.
+    pub fn from_layers(layers: Vec<Layer>, dropout: f64) -> Self {
+        Self { layers, dropout }
+    }
+
     /// Runs over a whole sequence; `state` has one entry a layer, or is `None` for zeros.
     ///
     /// The places of dropout are numbered from `first_site`, one a layer boundary.
