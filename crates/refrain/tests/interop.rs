@@ -368,21 +368,27 @@ fn a_stack_of_different_layers_is_no_module() {
     assert!(matches!(PyTorchRnn::try_from(&mixed), Err(InteropError::MixedStack { layer: 0, .. })));
 }
 
-/// What we write of stacks here: PyTorch was seen to read it.
-const OURS: [(&str, Nonlinearity); 6] = [
+/// What we write, of stacks or as plain numbers: PyTorch was seen to read it.
+const OURS: [(&str, Nonlinearity); 8] = [
     ("lstm", Nonlinearity::Tanh),
     ("lstm-deep", Nonlinearity::Tanh),
     ("gru", Nonlinearity::Tanh),
     ("gru-no-bias", Nonlinearity::Tanh),
     ("rnn", Nonlinearity::Tanh),
     ("rnn-relu", Nonlinearity::Relu),
+    ("gru-bidirectional", Nonlinearity::Tanh),
+    ("lstm-projected", Nonlinearity::Tanh),
 ];
 
 fn ours(name: &str, nonlinearity: Nonlinearity) -> StateDict {
     let rnn = read(&format!("{name}.pt")).rnn().expect("a module");
-    let stack = rnn.stack(nonlinearity, &Device::flex()).expect("a stack");
     let mut dict = StateDict::default();
-    dict.insert_rnn("", &PyTorchRnn::try_from(&stack).expect("one cell"));
+    if rnn.is_bidirectional() {
+        dict.insert_rnn("", &rnn);
+    } else {
+        let stack = rnn.stack(nonlinearity, &Device::flex()).expect("a stack");
+        dict.insert_rnn("", &PyTorchRnn::try_from(&stack).expect("one cell"));
+    }
     dict
 }
 
