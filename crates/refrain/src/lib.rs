@@ -3,6 +3,7 @@
 //! The modules in the order that data flows through them:
 //! text → tokens ([`text`]) → batches ([`data`]) → layers ([`nn`]) → model ([`models`]) → task ([`tasks`]) →
 //! training ([`train`], with [`optim`]) → decoding ([`decode`]).
+//! [`interop`] brings weights from PyTorch, and takes them there.
 //!
 //! [`nn`] is usable alone, from any Burn program on the Flex backend: [`nn::Lstm`], [`nn::Gru`] and [`nn::Rnn`] are ordinary
 //! Burn modules whose forward and backward passes run fused on the CPU.
@@ -10,6 +11,7 @@
 pub mod data;
 pub mod decode;
 pub mod files;
+pub mod interop;
 pub mod metrics;
 pub mod models;
 pub mod nn;

@@ -17,6 +17,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("data", &["text"]),
     ("nn", &["text", "data"]),
     ("models", &["text", "data", "nn"]),
+    // Weights of others into layers and back; files are those of the models.
+    ("interop", &["nn", "models"]),
     ("optim", &[]),
     ("decode", &["text", "nn", "models"]),
     ("metrics", &["text"]),

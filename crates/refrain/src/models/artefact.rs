@@ -13,6 +13,7 @@ use refrain_kernels::Int8Matrix;
 
 pub use self::error::{ArtefactError, FormatFault};
 use self::layout::Start;
+pub(crate) use self::layout::{Dtypes, RawTensor};
 use crate::files::{self, FileError};
 
 /// Bytes that are enough to tell a pickle from safetensors.
@@ -244,6 +245,19 @@ impl Artefact {
         layout::encode(&self.tensors, &self.metadata)
             .map_err(|fault| ArtefactError::Format { path: path.into(), fault })
     }
+}
+
+/// The tensors of a safetensors file that need not be ours, whose types are among `dtypes`; `origin` as in
+/// [`Artefact::from_bytes`].
+pub(crate) fn raw_tensors<'a>(
+    bytes: &'a [u8],
+    dtypes: Dtypes,
+    origin: &Path,
+) -> Result<Vec<RawTensor<'a>>, ArtefactError> {
+    refuse_other_formats(bytes, origin)?;
+    let (tensors, _) =
+        layout::split(bytes, dtypes).map_err(|fault| ArtefactError::Format { path: origin.into(), fault })?;
+    Ok(tensors)
 }
 
 fn refuse_other_formats(start: &[u8], path: &Path) -> Result<(), ArtefactError> {

@@ -8,6 +8,7 @@ mod stepper;
 mod trained;
 
 pub use artefact::{Artefact, ArtefactError, Dtype, FormatFault, NamedTensor};
+pub(crate) use artefact::{Dtypes, RawTensor, raw_tensors};
 pub use config::{CellKind, LanguageModelConfig, PrecisionKind};
 pub use language_model::{LanguageModel, LanguageModelState};
 pub use quantize::QuantizeError;

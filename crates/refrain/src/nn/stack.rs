@@ -82,7 +82,17 @@ pub struct Stack {
 const LAYER_SITES: usize = 64;
 
 impl Stack {
-    /// Runs over whole sequences; `state` has one entry a layer, or is `None` for zeros. Arguments as [`Lstm::forward`](super::Lstm::forward).
+    /// Layers that are there already, from the lowest up, with dropout between them and nothing around them.
+    ///
+    /// # Panics
+    /// If dropout is not in `[0, 1)`.
+    pub fn from_layers(layers: Vec<Layer>, dropout: f64) -> Self {
+        assert!((0.0..1.0).contains(&dropout), "dropout is {dropout} but must be at least 0 and below 1");
+        Self { layers, gates: Vec::new(), dropout, connection: Connection::Plain }
+    }
+
+    /// Runs over whole sequences; `state` has one entry a layer, or is `None` for zeros. Arguments as
+    /// [`Lstm::forward`](super::Lstm::forward).
     ///
     /// # Shapes
     /// - `input`: `[batch_size, seq_len, input_size]`

@@ -146,12 +146,14 @@ pub enum FormatFault {
         reason: String,
     },
     /// A tensor of another number type.
-    #[error("tensor `{name}` is {dtype}, only F32 and I8 are read")]
+    #[error("tensor `{name}` is {dtype}, only {read} are read")]
     Dtype {
         /// The tensor.
         name: String,
         /// Its type, in the words of the format.
         dtype: String,
+        /// The types that are read.
+        read: &'static str,
     },
     /// A tensor in eight bits that is no matrix, whose rows would have steps.
     #[error("tensor `{name}` is I8 of shape {shape:?}, expected a matrix")]

@@ -101,10 +101,62 @@ pub(super) fn encode(tensors: &[NamedTensor], metadata: &BTreeMap<String, String
     Ok(bytes)
 }
 
-/// Reads a whole file that [`judge_start`] found plausible.
+/// A tensor of any type, as its bytes lie in a file.
+#[derive(Debug)]
+pub(crate) struct RawTensor<'a> {
+    pub(crate) name: String,
+    /// In the words of the format.
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<usize>,
+    /// In row-major order, little-endian.
+    pub(crate) bytes: &'a [u8],
+}
+
+/// The types that a reader takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Dtypes {
+    /// Bytes of a number of each.
+    pub(crate) sizes: &'static [(&'static str, u64)],
+    /// Their names in a sentence.
+    pub(crate) names: &'static str,
+}
+
+/// The types of our own files.
+const OWN: Dtypes = Dtypes { sizes: &[("F32", 4), ("I8", 1)], names: "F32 and I8" };
+
+impl Dtypes {
+    fn size_of(self, name: &str, entry: &Entry) -> Result<u64, FormatFault> {
+        let found = self.sizes.iter().find(|(dtype, _)| *dtype == entry.dtype);
+        found.map(|(_, size)| *size).ok_or_else(|| FormatFault::Dtype {
+            name: name.into(),
+            dtype: entry.dtype.clone(),
+            read: self.names,
+        })
+    }
+}
+
+/// Reads a whole file of ours that [`judge_start`] found plausible.
 ///
 /// Nothing is allocated that the file's own bytes do not cover.
 pub(super) fn decode(bytes: &[u8]) -> Result<(Vec<NamedTensor>, BTreeMap<String, String>), FormatFault> {
+    let (raw, metadata) = split(bytes, OWN)?;
+    let stored = raw.into_iter().map(|RawTensor { name, dtype, shape, bytes }| {
+        let numbers = if dtype == Dtype::I8.name() {
+            Numbers::I8(bytes.iter().map(|&byte| byte.cast_signed()).collect())
+        } else {
+            let (values, _) = bytes.as_chunks();
+            Numbers::F32(values.iter().map(|value| f32::from_le_bytes(*value)).collect::<Vec<f32>>().into())
+        };
+        StoredTensor { name: Cow::Owned(name), shape: Cow::Owned(shape), numbers }
+    });
+    Ok((int8::join(stored.collect())?, metadata))
+}
+
+/// The tensors of a whole file that [`judge_start`] found plausible, in the order of their bytes, and its metadata.
+pub(super) fn split(
+    bytes: &[u8],
+    dtypes: Dtypes,
+) -> Result<(Vec<RawTensor<'_>>, BTreeMap<String, String>), FormatFault> {
     let found = bytes.len() as u64;
     let Some(&header_length) = bytes.first_chunk::<PREFIX>() else {
         return Err(FormatFault::Truncated { expected: PREFIX as u64, found });
@@ -116,7 +168,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Vec<NamedTensor>, BTreeMap<String,
     let mut header: Header =
         serde_json::from_slice(header).map_err(|error| FormatFault::Header { reason: error.to_string() })?;
 
-    let tensors = header.checked_tensors()?;
+    let tensors = header.checked_tensors(dtypes)?;
     let expected = tensors.last().map_or(0, |(_, entry)| entry.data_offsets.1).saturating_add(header_end);
     if expected > found {
         return Err(FormatFault::Truncated { expected, found });
@@ -125,21 +177,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Vec<NamedTensor>, BTreeMap<String,
         return Err(FormatFault::TrailingBytes { extra: found - expected });
     }
     let mut data = &bytes[bytes.len() - (found - header_end) as usize..];
-    let mut stored = Vec::with_capacity(tensors.len());
-    for (name, entry) in tensors {
+    let raw = tensors.into_iter().map(|(name, entry)| {
         let (begin, end) = entry.data_offsets;
         let (own, rest) = data.split_at((end - begin) as usize);
         data = rest;
-        let numbers = match dtype_of(&name, &entry)? {
-            Dtype::F32 => {
-                let (values, _) = own.as_chunks();
-                Numbers::F32(values.iter().map(|value| f32::from_le_bytes(*value)).collect::<Vec<f32>>().into())
-            }
-            Dtype::I8 => Numbers::I8(own.iter().map(|&byte| byte.cast_signed()).collect()),
-        };
-        stored.push(StoredTensor { name: Cow::Owned(name), shape: Cow::Owned(entry.shape), numbers });
-    }
-    Ok((int8::join(stored)?, header.metadata))
+        RawTensor { name, dtype: entry.dtype, shape: entry.shape, bytes: own }
+    });
+    Ok((raw.collect(), header.metadata))
 }
 
 /// Bytes of a number.
@@ -148,12 +192,6 @@ fn size_of(dtype: Dtype) -> u64 {
         Dtype::F32 => 4,
         Dtype::I8 => 1,
     }
-}
-
-/// The type of a tensor, if we read it.
-fn dtype_of(name: &str, entry: &Entry) -> Result<Dtype, FormatFault> {
-    let known = [Dtype::F32, Dtype::I8].into_iter().find(|dtype| dtype.name() == entry.dtype);
-    known.ok_or_else(|| FormatFault::Dtype { name: name.into(), dtype: entry.dtype.clone() })
 }
 
 impl StoredTensor<'_> {
@@ -178,7 +216,7 @@ struct Header {
 
 impl Header {
     /// The tensors in the order of their bytes, which they cover from 0 without gaps.
-    fn checked_tensors(&mut self) -> Result<Vec<(String, Entry)>, FormatFault> {
+    fn checked_tensors(&mut self, dtypes: Dtypes) -> Result<Vec<(String, Entry)>, FormatFault> {
         let mut tensors = std::mem::take(&mut self.tensors);
         tensors.sort_by(|(left, _), (right, _)| left.cmp(right));
         if let Some(pair) = tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -190,7 +228,7 @@ impl Header {
         let mut before = "";
         for (name, entry) in &tensors {
             let (begin, end) = entry.data_offsets;
-            let element = size_of(dtype_of(name, entry)?);
+            let element = dtypes.size_of(name, entry)?;
             let needed = entry.shape.iter().try_fold(element, |bytes, &size| bytes.checked_mul(size as u64));
             if end.checked_sub(begin).is_none_or(|bytes| Some(bytes) != needed) {
                 return Err(FormatFault::Size { name: name.clone(), shape: entry.shape.clone(), begin, end });
