@@ -1,5 +1,7 @@
 //! Layers: tensors in, `(output, state)` out. Usable from any Burn program.
 
+mod attention;
+mod attention_decoder;
 mod dropout;
 mod embedding;
 pub mod fused;
@@ -7,10 +9,13 @@ mod gru;
 mod init;
 mod linear;
 mod lstm;
+mod padding;
 mod recurrent;
 mod rnn;
 mod stack;
 
+pub use attention::{Attention, AttentionConfig, AttentionMemory, Score};
+pub use attention_decoder::{AttentionDecoder, AttentionDecoderConfig, AttentionDecoderState, Feeding};
 pub use dropout::{Dropout, DropoutSchedule};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use gru::{Gru, GruConfig};

@@ -1,7 +1,7 @@
 //! Layers on top of each other.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use refrain_kernels::{StepWeights, WeightFormat};
 
 use super::recurrent::RecurrentLayer;
@@ -57,13 +57,37 @@ impl LayerConfig {
         }
     }
 
+    /// Features of the input.
+    pub fn input_size(&self) -> usize {
+        match self {
+            Self::Lstm(config) => config.input_size,
+            Self::Gru(config) => config.input_size,
+            Self::Rnn(config) => config.input_size,
+        }
+    }
+
+    /// Hidden units.
+    pub fn hidden_size(&self) -> usize {
+        match self {
+            Self::Lstm(config) => config.hidden_size,
+            Self::Gru(config) => config.hidden_size,
+            Self::Rnn(config) => config.hidden_size,
+        }
+    }
+
+    /// The same layer for inputs of another size.
+    #[must_use]
+    pub fn with_input_size(self, input_size: usize) -> Self {
+        match self {
+            Self::Lstm(config) => LstmConfig { input_size, ..config }.into(),
+            Self::Gru(config) => GruConfig { input_size, ..config }.into(),
+            Self::Rnn(config) => RnnConfig { input_size, ..config }.into(),
+        }
+    }
+
     /// The layer that reads this one's hidden units.
     fn above(self) -> Self {
-        match self {
-            Self::Lstm(config) => LstmConfig { input_size: config.hidden_size, ..config }.into(),
-            Self::Gru(config) => GruConfig { input_size: config.hidden_size, ..config }.into(),
-            Self::Rnn(config) => RnnConfig { input_size: config.hidden_size, ..config }.into(),
-        }
+        self.with_input_size(self.hidden_size())
     }
 }
 
@@ -74,6 +98,12 @@ impl Layer {
     /// If the input or the state does not fit the weights.
     pub fn forward(&self, input: Tensor<3>, state: Option<RecurrentState>) -> (Tensor<3>, RecurrentState) {
         self.borrowed().forward(input, state)
+    }
+
+    /// The state before the first step.
+    pub fn zero_state(&self, batch_size: usize, device: &Device) -> RecurrentState {
+        let RecurrentLayer { cell, weight_hh, .. } = self.borrowed();
+        RecurrentState::zeros(cell, batch_size, weight_hh.dims()[1], device)
     }
 
     /// The weights in `format`, for one step at a time; of a layer that reads embedded tokens, with the embedding `[num_tokens,
