@@ -13,6 +13,7 @@ mod padding;
 mod recurrent;
 mod rnn;
 mod stack;
+mod transformer;
 
 pub use attention::{Attention, AttentionConfig, AttentionMemory, Score};
 pub use attention_decoder::{AttentionDecoder, AttentionDecoderConfig, AttentionDecoderState, Feeding};
@@ -27,3 +28,6 @@ pub(crate) use recurrent::values;
 pub use refrain_kernels::{Cell, Precision};
 pub use rnn::{Nonlinearity, Rnn, RnnConfig};
 pub use stack::{Layer, LayerConfig, Stack, StackConfig};
+pub use transformer::{
+    FeedForward, Positions, Transformer, TransformerBlock, TransformerConfig, TransformerState, Visibility,
+};
