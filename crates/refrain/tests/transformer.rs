@@ -353,6 +353,25 @@ fn dropout_is_a_function_of_schedule_and_sites() {
 }
 
 #[test]
+fn each_sub_layer_drops_by_a_mask_of_its_own() {
+    let device = Device::flex();
+    let config = TransformerConfig { dropout: 0.5, ..TransformerConfig::new(256, 2, 2) };
+    let mut transformer = config.init(&mut Initializer::new(1, &device));
+    // What each of the four sub-layers adds is one, or by its mask nothing.
+    for layer in &mut transformer.layers {
+        for linear in [&mut layer.attention_output, &mut layer.feed_forward_output] {
+            linear.weight = Param::from_tensor(linear.weight.val().zeros_like());
+            linear.bias = Param::from_tensor(linear.bias.val().ones_like());
+        }
+    }
+    let (output, _) = transformer.forward(Tensor::zeros([1, 1, 256], &device), None, None, Some(SCHEDULE), 0);
+    let mut sums = values(output);
+    sums.sort_by(f32::total_cmp);
+    sums.dedup_by(|a, b| (*a - *b).abs() < 1e-3);
+    assert_eq!(sums.len(), 5, "the sums of four independent masks are 0 to 4, here {sums:?}");
+}
+
+#[test]
 fn no_steps_hand_the_state_through() {
     let device = Device::flex();
     let transformer = init(&TransformerConfig::new(8, 2, 2), &device);
