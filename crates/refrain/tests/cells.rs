@@ -428,7 +428,7 @@ fn the_gates_are_those_of_the_equations() {
 }
 
 #[test]
-#[should_panic(expected = "length 1 is 4 but the input has 3 steps")]
+#[should_panic(expected = "length 1 is 4 but the sequences have 3 steps")]
 fn a_length_beyond_the_input_is_refused() {
     let case = Case { lengths: Some(vec![3, 4]), ..Case::random(Cell::Gru, [2, 3, 4, 5], &Device::flex().autodiff()) };
     case.fused();

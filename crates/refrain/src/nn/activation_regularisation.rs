@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::recurrent::check_lengths;
+use super::padding;
 
 /// Activation regularisation (Merity et al. 2018, section 4.6): the mean square of a layer's valid outputs, `[1]`, to be added to
 /// the loss times α. On dropped-out outputs, as in the paper.
@@ -43,11 +43,5 @@ pub fn temporal_activation_regularisation(output: Tensor<3>, lengths: Option<&[u
 
 fn valid_steps(output: &Tensor<3>, lengths: Option<&[usize]>) -> Vec<usize> {
     let [batch_size, seq_len, _] = output.dims();
-    match lengths {
-        Some(lengths) => {
-            check_lengths(lengths, batch_size, seq_len);
-            lengths.to_vec()
-        }
-        None => vec![seq_len; batch_size],
-    }
+    padding::resolve(lengths, batch_size, seq_len)
 }

@@ -70,7 +70,7 @@ impl BidirectionalConfig {
                 );
                 let mut below = stack.layers.first().expect("a stack has at least one layer").input_size();
                 let block = |layer: &super::LayerConfig| {
-                    let layers = vec![layer.reading(below)];
+                    let layers = vec![layer.with_input_size(below)];
                     below = merge.size(layer.hidden_size());
                     directions(&StackConfig { layers, ..stack.clone() }, init)
                 };

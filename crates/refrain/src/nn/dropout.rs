@@ -56,7 +56,7 @@ pub struct DropoutSchedule {
 
 impl DropoutSchedule {
     /// The masks of the window after `window` others, in a run of some seed.
-    pub fn new(seed: u64, window: u64) -> Self {
+    pub const fn new(seed: u64, window: u64) -> Self {
         Self { seed, window, first_site: 0 }
     }
 

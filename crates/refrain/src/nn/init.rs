@@ -19,6 +19,11 @@ impl<'a> Initializer<'a> {
         Self { seed, next: 0, device }
     }
 
+    /// Where the parameters live.
+    pub(super) fn device(&self) -> &'a Device {
+        self.device
+    }
+
     fn stream(&mut self) -> Random {
         let random = Random::new(self.seed, Purpose::Initialisation, self.next);
         self.next += 1;

@@ -2,7 +2,7 @@
 
 use burn::backend::Dispatch;
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use refrain_kernels::{Direction, StepWeights, WeightFormat};
 
 use super::fused::RecurrentSequence;
@@ -67,7 +67,7 @@ macro_rules! cells {
 
             /// The same layer over another input.
             #[must_use]
-            pub fn reading(self, input_size: usize) -> Self {
+            pub fn with_input_size(self, input_size: usize) -> Self {
                 match self {
                     $(Self::$name(config) => $config { input_size, ..config }.into()),*
                 }
@@ -137,6 +137,13 @@ impl Layer {
         schedule: Option<DropoutSchedule>,
     ) -> RecurrentSequence<Dispatch> {
         self.borrowed().sequence(Pass { direction, input, lengths, state, schedule })
+    }
+
+    /// The state before the first step.
+    pub fn zero_state(&self, batch_size: usize, device: &Device) -> RecurrentState {
+        let layer = self.borrowed();
+        let [_, hidden_size] = layer.sizes();
+        RecurrentState::zeros(layer.cell, batch_size, hidden_size, device)
     }
 
     /// What every gate did at every step: see [`GateTrace`].

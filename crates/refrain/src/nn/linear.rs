@@ -71,6 +71,21 @@ impl Linear {
         ))
     }
 
+    /// [`Linear::forward`] at each step of sequences.
+    ///
+    /// # Shapes
+    /// - `input`: `[batch_size, seq_len, input_size]`
+    /// - output: `[batch_size, seq_len, output_size]`
+    pub fn forward_steps(&self, input: Tensor<3>) -> Tensor<3> {
+        let [batch_size, seq_len, input_size] = input.dims();
+        let [output_size] = self.bias.dims();
+        if batch_size * seq_len == 0 {
+            // A size of 0 handed to a reshape means the size as it was.
+            return Tensor::zeros([batch_size, seq_len, output_size], &input.device());
+        }
+        self.forward(input.reshape([batch_size * seq_len, input_size])).reshape([batch_size, seq_len, output_size])
+    }
+
     /// The mean cross entropy of softmax over the outputs, in nats: `[1]`. The outputs are computed in chunks of 128 MiB at
     /// most, which do not outlive it.
     ///

@@ -1,6 +1,8 @@
 //! Layers: tensors in, `(output, state)` out. Usable from any Burn program.
 
 mod activation_regularisation;
+mod attention;
+mod attention_decoder;
 mod bidirectional;
 mod dropout;
 mod embedding;
@@ -12,11 +14,15 @@ mod layer;
 mod linear;
 mod lstm;
 mod options;
+mod padding;
 mod recurrent;
 mod rnn;
 mod stack;
+mod transformer;
 
 pub use activation_regularisation::{activation_regularisation, temporal_activation_regularisation};
+pub use attention::{Attention, AttentionConfig, AttentionMemory, Score};
+pub use attention_decoder::{AttentionDecoder, AttentionDecoderConfig, AttentionDecoderState, Feeding};
 pub use bidirectional::{Bidirectional, BidirectionalConfig, BidirectionalState, Directions, Merge, Wiring};
 pub use dropout::{Dropout, DropoutSchedule, VariationalDropout};
 pub use embedding::{Embedding, EmbeddingConfig};
@@ -32,3 +38,6 @@ pub(crate) use recurrent::values;
 pub use refrain_kernels::{Cell, Direction, Memory, Precision};
 pub use rnn::{Nonlinearity, Rnn, RnnConfig};
 pub use stack::{Connection, Stack, StackConfig};
+pub use transformer::{
+    FeedForward, Positions, Transformer, TransformerBlock, TransformerConfig, TransformerState, Visibility,
+};

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use refrain_kernels::{Cell, Direction, Engine, Precision, StepWeights, WeightFormat};
 
 use super::fused::{FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec};
-use super::{DropoutSchedule, RecurrentOptions, dropout};
+use super::{DropoutSchedule, RecurrentOptions, dropout, padding};
 
 /// What a recurrent layer remembers between steps.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl RecurrentLayer<'_> {
             self.weight_ih.dims()
         );
         if let Some(lengths) = lengths {
-            check_lengths(lengths, batch_size, seq_len);
+            padding::check(lengths, batch_size, seq_len);
         }
         let state = state.unwrap_or_else(|| RecurrentState::zeros(cell, batch_size, hidden_size, &input.device()));
         let RecurrentState { hidden, cell_state } = state;
@@ -135,14 +135,5 @@ impl RecurrentLayer<'_> {
             cell_state: OptionalTensor::from(cell_state.map(Tensor::into_dispatch)),
             peepholes: OptionalTensor::from(self.peepholes.map(|peepholes| peepholes.val().into_dispatch())),
         }
-    }
-}
-
-/// # Panics
-/// If there are not as many lengths as sequences, or one is of more steps than there are.
-pub(super) fn check_lengths(lengths: &[usize], batch_size: usize, seq_len: usize) {
-    assert!(lengths.len() == batch_size, "there are {} lengths for {batch_size} sequences", lengths.len());
-    if let Some(index) = lengths.iter().position(|&length| length > seq_len) {
-        panic!("length {index} is {} but the input has {seq_len} steps", lengths[index]);
     }
 }

@@ -51,7 +51,7 @@ impl StackConfig {
         let mut gates = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             let size = layer.hidden_size();
-            layers.push(layer.reading(below).init(init));
+            layers.push(layer.with_input_size(below).init(init));
             if index > 0 && connection != Connection::Plain {
                 let place = format!("layer {index} has {size} units but reads {below}");
                 assert!(size == below, "{place}: a {connection:?} connection needs as many");

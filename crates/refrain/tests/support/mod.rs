@@ -62,6 +62,13 @@ pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], toleranc
     }
 }
 
+/// Asserts the same bits: the sign of zero counts.
+#[track_caller]
+pub(crate) fn assert_same_bits(what: &str, found: &[f32], expected: &[f32]) {
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(found), bits(expected), "{what}");
+}
+
 /// Numbers between −1 and 1 that follow no pattern a layer could hide behind.
 pub(crate) fn numbers<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
     let count = shape.iter().product();
