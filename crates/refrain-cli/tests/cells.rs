@@ -43,6 +43,12 @@ fn a_gru_is_trained_and_resumed() {
 }
 
 #[test]
+fn a_minimal_gru_is_trained_and_resumed() {
+    assert_trains_and_resumes("min-gru", "f32");
+    assert_trains_and_resumes("min-gru", "bf16");
+}
+
+#[test]
 fn a_simple_recurrence_is_trained_and_resumed() {
     assert_trains_and_resumes("rnn", "f32");
     assert_trains_and_resumes("rnn", "bf16");
@@ -104,7 +110,7 @@ fn another_cell_on_the_command_line_sets_aside_what_it_does_not_have() {
     assert_snapshot!(scratch.transcript("train recipe.toml --set model.cell=grru"), @r#"
     exit status: 1
     [stderr]
-    error: `model.cell` must be one of `lstm`, `gru`, `rnn`, `rnn-relu`, found the text "grru", --set model.cell=grru
+    error: `model.cell` must be one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu`, found the text "grru", --set model.cell=grru
     hint: did you mean `gru`?
     "#);
     scratch.write("gru.toml", "[model]\ncell = \"gru\"\nforget-bias = 2\n");

@@ -11,8 +11,11 @@
 //!       h' = o ∘ tanh(c')                 RNN  h' = tanh(W x + U h + b), or max(0, …)
 //! ```
 //!
+//! The minimal GRU leaves the state out of its gate and candidate: z = σ(W_z x + b_z), h' = (1 - z) ∘ h + z ∘ (W_h x + b_h). So all
+//! that depends on the input alone is one product over many steps, and what is left of a step is element by element.
+//!
 //! LSTM: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000. GRU: Cho et al. 2014, with the reset gate
-//! after the product as in cuDNN and PyTorch. RNN: Elman 1990; with the rectifier, Le et al. 2015.
+//! after the product as in cuDNN and PyTorch. RNN: Elman 1990; with the rectifier, Le et al. 2015. Minimal GRU: Feng et al. 2024.
 
 mod backward;
 mod backward_plan;
@@ -25,6 +28,7 @@ mod int8;
 mod int8_panels;
 mod lanes;
 mod lstm;
+mod min_gru;
 mod options;
 mod plan;
 mod rnn;
@@ -54,6 +58,8 @@ pub enum Cell {
     CoupledLstm,
     /// Gated recurrent unit.
     Gru,
+    /// Minimal gated recurrent unit, whose state enters no product.
+    MinGru,
     /// Simple recurrence with tanh.
     RnnTanh,
     /// Simple recurrence with the rectifier.
@@ -62,14 +68,23 @@ pub enum Cell {
 
 impl Cell {
     /// All cells.
-    pub const ALL: [Self; 5] = [Self::Lstm, Self::CoupledLstm, Self::Gru, Self::RnnTanh, Self::RnnRelu];
+    pub const ALL: [Self; 6] = [Self::Lstm, Self::CoupledLstm, Self::Gru, Self::MinGru, Self::RnnTanh, Self::RnnRelu];
 
-    /// Gates, the blocks of `hidden_size` rows in a weight: 4, 3 or 1.
+    /// Gates, the blocks of `hidden_size` rows in the weight of the input: 1 to 4.
     pub const fn num_gates(self) -> usize {
         match self {
             Self::Lstm => 4,
             Self::CoupledLstm | Self::Gru => 3,
+            Self::MinGru => 2,
             Self::RnnTanh | Self::RnnRelu => 1,
+        }
+    }
+
+    /// Gates that the state enters, the blocks of `hidden_size` rows in the recurrent weight: all or none.
+    pub const fn num_recurrent_gates(self) -> usize {
+        match self {
+            Self::MinGru => 0,
+            _ => self.num_gates(),
         }
     }
 
@@ -78,6 +93,7 @@ impl Cell {
         match self {
             Self::Lstm | Self::Gru => 4,
             Self::CoupledLstm => 3,
+            Self::MinGru => 2,
             Self::RnnTanh | Self::RnnRelu => 1,
         }
     }
@@ -89,7 +105,7 @@ impl Cell {
 
     /// Whether a candidate enters the state beside what stays of it.
     pub const fn has_candidate(self) -> bool {
-        matches!(self, Self::Lstm | Self::CoupledLstm | Self::Gru)
+        matches!(self, Self::Lstm | Self::CoupledLstm | Self::Gru | Self::MinGru)
     }
 }
 
@@ -125,7 +141,7 @@ pub struct SequenceInputs<'a> {
     pub input: &'a [f32],
     /// `[num_gates * hidden_size, input_size]`
     pub weight_ih: &'a [f32],
-    /// `[num_gates * hidden_size, hidden_size]`
+    /// `[num_recurrent_gates * hidden_size, hidden_size]`
     pub weight_hh: &'a [f32],
     /// `[num_biases * hidden_size]`
     pub bias: &'a [f32],
@@ -170,7 +186,7 @@ pub struct SequenceGradients<'a> {
     pub input: Option<&'a mut [f32]>,
     /// `[num_gates * hidden_size, input_size]`
     pub weight_ih: Option<&'a mut [f32]>,
-    /// `[num_gates * hidden_size, hidden_size]`
+    /// `[num_recurrent_gates * hidden_size, hidden_size]`
     pub weight_hh: Option<&'a mut [f32]>,
     /// `[num_biases * hidden_size]`
     pub bias: Option<&'a mut [f32]>,
@@ -250,6 +266,10 @@ macro_rules! with_cell {
             }
             Cell::Gru => {
                 type $step = gru::Gru;
+                $call
+            }
+            Cell::MinGru => {
+                type $step = min_gru::MinGru;
                 $call
             }
             Cell::RnnTanh => {
@@ -357,9 +377,10 @@ impl SequenceShape {
     fn check_inputs(self, inputs: &SequenceInputs) {
         let Self { cell, batch_size, seq_len, input_size, hidden_size } = self;
         let gates = cell.num_gates() * hidden_size;
+        let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
         self.check("input", inputs.input.len(), &[batch_size, seq_len, input_size]);
         self.check("weight_ih", inputs.weight_ih.len(), &[gates, input_size]);
-        self.check("weight_hh", inputs.weight_hh.len(), &[gates, hidden_size]);
+        self.check("weight_hh", inputs.weight_hh.len(), &[recurrent_gates, hidden_size]);
         self.check("bias", inputs.bias.len(), &[cell.num_biases() * hidden_size]);
         self.check("hidden", inputs.hidden.len(), &[batch_size, hidden_size]);
         self.check("cell_state", inputs.cell_state.len(), &self.cell_state());
@@ -382,6 +403,7 @@ impl SequenceShape {
     fn check_backward(self, output: &[f32], grad: &OutputGradients, out: &SequenceGradients) {
         let Self { cell, batch_size, seq_len, input_size, hidden_size } = self;
         let gates = cell.num_gates() * hidden_size;
+        let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
         let sequence = &[batch_size, seq_len, hidden_size];
         self.check("output", output.len(), sequence);
         let optional = |name, slice: Option<usize>, expected: &[usize]| {
@@ -396,7 +418,7 @@ impl SequenceShape {
         let len = |slice: &Option<&mut [f32]>| slice.as_ref().map(|slice| slice.len());
         optional("the gradient of input", len(&out.input), &[batch_size, seq_len, input_size]);
         optional("the gradient of weight_ih", len(&out.weight_ih), &[gates, input_size]);
-        optional("the gradient of weight_hh", len(&out.weight_hh), &[gates, hidden_size]);
+        optional("the gradient of weight_hh", len(&out.weight_hh), &[recurrent_gates, hidden_size]);
         optional("the gradient of bias", len(&out.bias), &[cell.num_biases() * hidden_size]);
         optional("the gradient of hidden", len(&out.hidden), &[batch_size, hidden_size]);
         optional("the gradient of cell_state", len(&out.cell_state), &self.cell_state());

@@ -109,6 +109,11 @@ fn gru_layers_match_plain_loops() {
 }
 
 #[test]
+fn minimal_gru_layers_match_plain_loops() {
+    check_all_sizes(Cell::MinGru);
+}
+
+#[test]
 fn tanh_layers_match_plain_loops() {
     check_all_sizes(Cell::RnnTanh);
 }
@@ -143,7 +148,7 @@ fn a_random_walk_over_shapes_matches_plain_loops() {
     let engines = engines(3);
     let mut noise = Noise::new(99);
     for _ in 0..40 {
-        let cell = Cell::ALL[noise.pick(&[0, 1, 2, 3, 4])];
+        let cell = Cell::ALL[noise.pick(&[0, 1, 2, 3, 4, 5])];
         let problem = Problem::new(
             cell,
             noise.pick(&[1, 4, 6, 11, 20]),

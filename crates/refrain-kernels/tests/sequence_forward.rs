@@ -103,6 +103,10 @@ fn nan_in_one_sequence_reaches_its_outputs_and_no_others() {
 #[test]
 fn infinite_inputs_saturate_the_gates() {
     everywhere(1, |engine, precision, cell| {
+        if cell == Cell::MinGru {
+            // Its candidate has no bound, and infinity less infinity is no number.
+            return;
+        }
         for b in [2, 9, 40] {
             let mut problem = Problem::new(cell, b, 2, 1, 5);
             problem.weight_ih.fill(1.0);
@@ -121,6 +125,7 @@ fn infinite_inputs_saturate_the_gates() {
                         Cell::CoupledLstm => 0.25f32.tanh(),
                         // The update gate keeps the state.
                         Cell::Gru => 0.5,
+                        Cell::MinGru => unreachable!("left out above"),
                         Cell::RnnTanh => 1.0,
                         Cell::RnnRelu => f32::INFINITY,
                     };

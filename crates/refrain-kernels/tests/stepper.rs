@@ -78,7 +78,8 @@ fn products_of_tokens_computed_beforehand_are_those_of_every_step() {
             let mut noise = Noise::new(streams as u64);
             let gates = cell.num_gates() * hidden_size;
             let embedding = noise.floats(tokens * input_size);
-            let (weight_ih, weight_hh) = (noise.floats(gates * input_size), noise.floats(gates * hidden_size));
+            let weight_ih = noise.floats(gates * input_size);
+            let weight_hh = noise.floats(cell.num_recurrent_gates() * hidden_size * hidden_size);
             let bias = noise.floats(cell.num_biases() * hidden_size);
             let weights = [&weight_ih[..], &weight_hh, &bias];
             let mut next = || (0..streams).map(|_| (noise.bits() % tokens as u64) as u32).collect::<Vec<u32>>();

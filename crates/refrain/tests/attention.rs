@@ -104,7 +104,7 @@ fn the_decoder_is_pytorchs() {
             let (weight_ih, weight_hh, bias) = match &mut decoder.layer {
                 Layer::Lstm(layer) => (&mut layer.weight_ih, &mut layer.weight_hh, &mut layer.bias),
                 Layer::Gru(layer) => (&mut layer.weight_ih, &mut layer.weight_hh, &mut layer.bias),
-                Layer::Rnn(_) => unreachable!("no such case"),
+                _ => unreachable!("no such case"),
             };
             let parts =
                 [("weight_ih", weight_ih), ("weight_hh", weight_hh), ("weight", &mut decoder.projection.weight)];
@@ -133,7 +133,7 @@ fn the_decoder_is_pytorchs() {
             let (weight_ih, weight_hh) = match &decoder.layer {
                 Layer::Lstm(layer) => (&layer.weight_ih, &layer.weight_hh),
                 Layer::Gru(layer) => (&layer.weight_ih, &layer.weight_hh),
-                Layer::Rnn(_) => unreachable!("no such case"),
+                _ => unreachable!("no such case"),
             };
             let weight_key = decoder.attention.weight_key.as_ref().expect("general");
             let found = [

@@ -159,7 +159,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         let sizes = [(out.weight_ih, input_size), (out.weight_hh, hidden_size)];
         let gradients = [plan.input_gradients, plan.recurrent_gradients];
         let mut scratch: [_; 2] = std::array::from_fn(|i| {
-            let wanted = usize::from(sizes[i].0.is_some());
+            let wanted = usize::from(sizes[i].0.is_some() && gradients[i] > 0);
             let tiles = wanted * sizes[i].1.div_ceil(plan.features.rows);
             let features = engine.scratch(tiles * plan.feature_rows(most_terms).len());
             let sums = engine.scratch(tiles * gradients[i] * plan.panels * plan.feature_tile());
@@ -168,7 +168,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         let gates = [C::INPUT_GATES, C::RECURRENT_GATES];
         let first = [0, plan.gradients - plan.recurrent_gradients];
         let mut parts = scratch.iter_mut().zip(sizes).enumerate().map(|(i, ((features, sums), (out, size)))| {
-            out.map(|out| WeightGradient {
+            out.filter(|_| !gates[i].is_empty()).map(|out| WeightGradient {
                 size,
                 gates: gates[i],
                 first_gradient: first[i],
@@ -259,7 +259,9 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 });
             }
         };
-        pack(self.packed_hh, source.inputs.weight_hh, hidden_size, C::RECURRENT_GATES);
+        if !C::RECURRENT_GATES.is_empty() {
+            pack(self.packed_hh, source.inputs.weight_hh, hidden_size, C::RECURRENT_GATES);
+        }
         if self.out_input.is_some() {
             pack(self.packed_ih, source.inputs.weight_ih, input_size, C::INPUT_GATES);
         }

@@ -57,10 +57,10 @@ impl Gradients {
 /// Forward, its gates' products are added to sums, of which [`Kept`] holds one or more. Backward, there are gradients of
 /// `GRADIENTS` sums; those of the input's products come first, those of the recurrent products last.
 pub(super) trait Step: Sync + 'static {
-    /// For each gate, in the order of the weights, the sum that its recurrent product joins. The input's product of gate g
-    /// joins sum g.
+    /// For each gate, in the order of the weights, the sum that its recurrent product joins; empty where the state enters none.
+    /// The input's product of gate g joins sum g.
     const RECURRENT_SUMS: &'static [usize];
-    const GATES: usize = Self::RECURRENT_SUMS.len();
+    const GATES: usize = Self::INPUT_GATES.len();
     /// Sums of a unit, and biases.
     const SUMS: usize;
     /// Whether there is a state beside the products.

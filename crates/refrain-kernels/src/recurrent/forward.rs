@@ -165,7 +165,7 @@ impl PackedLayer {
     pub(super) fn new<C: Step>(plan: &Plan, home: &FreeList) -> Self {
         Self {
             weight_ih: home.scratch(plan.panels * plan.right(plan.shape.input_size).len()),
-            weight_hh: home.scratch(plan.panels * plan.right(plan.hidden_terms()).len()),
+            weight_hh: home.scratch(plan.panels * plan.right(plan.recurrent_terms::<C>()).len()),
             bias: home.scratch(plan.panels * C::SUMS * plan.units),
         }
     }
@@ -203,8 +203,11 @@ impl SharedLayer<'_> {
         };
         for (packed, weight, terms, padded) in [
             (self.weight_ih, layer.weight_ih, input_size, input_size),
-            (self.weight_hh, layer.weight_hh, hidden_size, plan.hidden_terms()),
+            (self.weight_hh, layer.weight_hh, hidden_size, plan.recurrent_terms::<C>()),
         ] {
+            if padded == 0 {
+                continue;
+            }
             let packing = plan.right(padded);
             // SAFETY: by contract.
             let to = unsafe { packed.part_mut(panel * packing.len(), packing.len()) };
@@ -567,7 +570,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         if running.is_empty() {
             return;
         }
-        let (left, right) = (plan.left(plan.hidden_terms()), plan.right(plan.hidden_terms()));
+        let (left, right) = (plan.left(plan.hidden_terms()), plan.right(plan.recurrent_terms::<C>()));
         let hidden = |half: usize| self.hidden.pointer((half % 2 * plan.row_blocks + row_block) * left.len());
         let half = step - span.steps.start;
         let block_len = plan.block_len();
@@ -586,8 +589,10 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             left: hidden(half),
             right: self.packed.weight_hh.pointer(panel * right.len()),
         };
-        // SAFETY: the weights are packed, and the hidden states of the last step complete, since the barrier.
-        unsafe { tiles.multiply(&product, &mut work.sums) };
+        if !C::RECURRENT_SUMS.is_empty() {
+            // SAFETY: the weights are packed, and the hidden states of the last step complete, since the barrier.
+            unsafe { tiles.multiply(&product, &mut work.sums) };
+        }
         let (before, after): (&[f32], &mut [f32]) = if C::HAS_STATE {
             let [before, after] = [step, step + 1].map(|step| self.states.start(step) + tile * block_len);
             // SAFETY: the tile is this member's, and two consecutive steps have different blocks.

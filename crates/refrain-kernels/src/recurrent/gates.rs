@@ -4,7 +4,9 @@ use super::batch::Batch;
 use super::cell::Step;
 use super::forward::forward;
 use super::plan::Plan;
-use super::{Cell, Memory, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace, gru, lstm, rnn, with_cell};
+use super::{
+    Cell, Memory, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace, gru, lstm, min_gru, rnn, with_cell,
+};
 use crate::engine::Engine;
 use crate::format::Precision;
 
@@ -26,6 +28,7 @@ impl Cell {
             Self::Lstm => &["input", "forget", "candidate", "output"],
             Self::CoupledLstm => &["forget", "candidate", "output"],
             Self::Gru => &["reset", "update", "candidate"],
+            Self::MinGru => &["update", "candidate"],
             Self::RnnTanh | Self::RnnRelu => &[],
         }
     }

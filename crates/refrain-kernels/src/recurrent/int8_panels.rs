@@ -46,7 +46,7 @@ impl Int8Panels {
     /// The panels of a matrix whose rows are those of some gates.
     pub(super) fn new(matrix: &Int8Matrix, gates: usize) -> Self {
         let cols = matrix.multiples().len().checked_div(matrix.steps().len()).unwrap_or(0);
-        let units = matrix.steps().len() / gates;
+        let units = matrix.steps().len().checked_div(gates).unwrap_or(0);
         let (per_gate, num_words) = (units.div_ceil(ROWS), cols.div_ceil(TERMS));
         let mut words = vec![Word([0; ROWS * TERMS]); gates * per_gate * num_words];
         let mut rows = vec![[(0.0, 0); ROWS]; gates * per_gate];

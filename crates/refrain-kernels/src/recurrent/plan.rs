@@ -73,6 +73,11 @@ impl Plan {
         self.panels * self.units
     }
 
+    /// Terms of the packed recurrent weights: none where the state enters no gate.
+    pub(super) fn recurrent_terms<C: Step>(&self) -> usize {
+        if C::RECURRENT_SUMS.is_empty() { 0 } else { self.hidden_terms() }
+    }
+
     /// Floats of a block: one for every unit and sequence of the largest row block, in whole vectors.
     pub(super) fn block_len(&self) -> usize {
         let most_rows = 2 * self.shape.batch_size.div_ceil(2).div_ceil(self.row_blocks.max(1));

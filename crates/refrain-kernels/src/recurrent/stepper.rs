@@ -16,7 +16,7 @@ use super::int8_panels::{Int8Panels, ROWS, Rounded, VECTORS};
 use super::lanes::Lanes;
 use super::options::SequenceOptions;
 use super::plan::Plan;
-use super::{Cell, Direction, SequenceShape, gru, lstm, rnn, with_cell};
+use super::{Cell, Direction, SequenceShape, gru, lstm, min_gru, rnn, with_cell};
 use crate::arch::{Arch, Isa, Kernel, MulAdd};
 use crate::engine::Engine;
 use crate::format::{Format, with_encoding};
@@ -220,7 +220,7 @@ impl StepWeights {
     ///
     /// # Shapes
     ///
-    /// `weight_ih` `[num_gates * hidden_size, input_size]`, `weight_hh` `[num_gates * hidden_size, hidden_size]`, `bias`
+    /// `weight_ih` `[num_gates * hidden_size, input_size]`, `weight_hh` `[num_recurrent_gates * hidden_size, hidden_size]`, `bias`
     /// `[num_biases * hidden_size]`.
     ///
     /// # Panics
@@ -236,12 +236,16 @@ impl StepWeights {
         let gates = cell.num_gates() * hidden_size;
         let input_size = weight_ih.len().checked_div(gates).unwrap_or(0);
         let sizes = [weight_ih.len(), weight_hh.len(), bias.len()];
-        let expected = [gates * input_size, gates * hidden_size, cell.num_biases() * hidden_size];
+        let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
+        let expected = [gates * input_size, recurrent_gates * hidden_size, cell.num_biases() * hidden_size];
         assert_eq!(sizes, expected, "{cell:?} weights of {hidden_size} units");
         let weights = match format.packed(engine) {
             None => LayerWeights::Int8 {
                 weight_ih: Int8Panels::new(&Int8Matrix::new(weight_ih, gates, input_size), cell.num_gates()),
-                weight_hh: Int8Panels::new(&Int8Matrix::new(weight_hh, gates, hidden_size), cell.num_gates()),
+                weight_hh: Int8Panels::new(
+                    &Int8Matrix::new(weight_hh, recurrent_gates, hidden_size),
+                    cell.num_recurrent_gates(),
+                ),
                 bias: bias.to_vec(),
             },
             Some((arch, format)) => {
@@ -305,7 +309,8 @@ impl StepWeights {
 
     /// Weights that every step reads.
     pub fn num_weights(&self) -> usize {
-        self.cell.num_gates() * self.hidden_size * (self.input_size + self.hidden_size)
+        let Self { cell, input_size, hidden_size, .. } = self;
+        hidden_size * (cell.num_gates() * input_size + cell.num_recurrent_gates() * hidden_size)
     }
 
     /// Hidden units.
@@ -413,7 +418,7 @@ impl Int8Layer<'_> {
                             to[..units.len()].copy_from_slice(&self.bias[sum * hidden_size..][units.clone()]);
                         }
                     }
-                    for (gate, &sum) in C::RECURRENT_SUMS.iter().enumerate() {
+                    for gate in 0..C::GATES {
                         let of_input = match input {
                             Input::Features(_) => self.weight_ih.dots(engine, &features, first, (gate, block)),
                             Input::Tokens { products, tokens } => {
@@ -425,8 +430,10 @@ impl Int8Layer<'_> {
                                 dots
                             }
                         };
-                        let of_states = self.weight_hh.dots(engine, &states, first, (gate, block));
-                        for (sum, dots) in [(gate, of_input), (sum, of_states)] {
+                        let of_states = C::RECURRENT_SUMS
+                            .get(gate)
+                            .map(|&sum| (sum, self.weight_hh.dots(engine, &states, first, (gate, block))));
+                        for (sum, dots) in std::iter::once((gate, of_input)).chain(of_states) {
                             let to = lanes.sums[sum].as_chunks_mut::<ROWS>().0;
                             for (to, dots) in to.iter_mut().zip(dots).take(rows.len()) {
                                 *to = sum_of(*to, dots);

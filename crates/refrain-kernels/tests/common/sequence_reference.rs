@@ -82,7 +82,7 @@ impl Problem {
             shape,
             input: noise.floats(batch_size * seq_len * input_size),
             weight_ih: noise.scaled(gates * input_size, scale(input_size.max(1))),
-            weight_hh: noise.scaled(gates * hidden_size, scale(hidden_size + 8)),
+            weight_hh: noise.scaled(cell.num_recurrent_gates() * hidden_size * hidden_size, scale(hidden_size + 8)),
             bias: noise.floats(cell.num_biases() * hidden_size),
             hidden: noise.floats(states),
             cell_state: noise.floats(cells),
@@ -313,6 +313,10 @@ impl Unit {
                 let [_, z, n] = self.gru();
                 ((1.0 - z) * self.extra.candidate * n + z * self.h, 0.0)
             }
+            Cell::MinGru => {
+                let z = sigmoid(self.input[0]);
+                ((1.0 - z) * self.h + z * self.extra.candidate * self.input[1], 0.0)
+            }
             Cell::RnnTanh => (self.sum(0).tanh(), 0.0),
             Cell::RnnRelu => (self.sum(0).max(0.0), 0.0),
         };
@@ -352,6 +356,12 @@ impl Unit {
                 let dr = dn * self.hidden[2] * r * (1.0 - r);
                 let h = kept_h + dh * z;
                 Self { input: [dr, dz, dn, 0.0], hidden: [dr, dz, dn * r, 0.0], h, ..Self::default() }
+            }
+            Cell::MinGru => {
+                let z = sigmoid(self.input[0]);
+                let dz = dh * (candidate * self.input[1] - self.h) * z * (1.0 - z);
+                let h = kept_h + dh * (1.0 - z);
+                Self { input: [dz, dh * z * candidate, 0.0, 0.0], h, ..Self::default() }
             }
             Cell::RnnTanh => same([dh * (1.0 - self.sum(0).tanh().powi(2)), 0.0, 0.0, 0.0]),
             Cell::RnnRelu => same([if active { dh } else { 0.0 }, 0.0, 0.0, 0.0]),
@@ -397,6 +407,9 @@ impl Reference {
                     for gate in 0..cell.num_gates() {
                         let n = gate * hidden_size + u;
                         unit.input[gate] = bias[n] + dot(&weight_ih[n * input_size..(n + 1) * input_size], x);
+                        if gate >= cell.num_recurrent_gates() {
+                            continue;
+                        }
                         unit.hidden[gate] = dot(&weight_hh[n * hidden_size..(n + 1) * hidden_size], &recalled);
                     }
                     if cell == Cell::Gru {
@@ -453,6 +466,9 @@ impl Reference {
                         let row_hh = n * hidden_size..(n + 1) * hidden_size;
                         add_scaled(&mut out[0][x.clone()], unit.input[gate], &inputs[1][row_ih.clone()]);
                         add_scaled(&mut out[1][row_ih], unit.input[gate], &inputs[0][x.clone()]);
+                        if gate >= cell.num_recurrent_gates() {
+                            continue;
+                        }
                         add_scaled(&mut through, unit.hidden[gate], &inputs[2][row_hh.clone()]);
                         add_scaled(&mut out[2][row_hh], unit.hidden[gate], &recalled);
                     }

@@ -8,7 +8,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::error::InteropError;
 use super::rnn::{PyTorchRnn, RnnBias, RnnDirection, RnnKind, RnnLayer};
-use crate::nn::{Gru, InputGate, Layer, Lstm, Nonlinearity, Precision, RecurrentOptions, Rnn, Stack, values};
+use crate::nn::{
+    Gru, InputGate, Layer, Lstm, Nonlinearity, Precision, RecurrentOptions, ResetGate, Rnn, Stack, values,
+};
 
 impl RnnDirection {
     /// An [`Lstm`] of these weights, if they are of one without a projection.
@@ -24,6 +26,8 @@ impl RnnDirection {
             weight_hh,
             bias,
             peepholes: None,
+            projection: None,
+            norms: None,
             input_gate: InputGate::Own,
             precision: Precision::default(),
             options: RecurrentOptions::default(),
@@ -50,6 +54,8 @@ impl RnnDirection {
             weight_ih,
             weight_hh,
             bias: vector(bias, device),
+            norms: None,
+            reset: ResetGate::default(),
             precision: Precision::default(),
             options: RecurrentOptions::default(),
         }
@@ -67,6 +73,7 @@ impl RnnDirection {
             weight_ih,
             weight_hh,
             bias,
+            norms: None,
             nonlinearity,
             precision: Precision::default(),
             options: RecurrentOptions::default(),
@@ -228,13 +235,18 @@ struct Sort {
 }
 
 impl Sort {
-    fn of(layer: &Layer) -> Self {
-        let (kind, nonlinearity, weight_ih, weight_hh) = match layer {
-            Layer::Lstm(layer) => (RnnKind::Lstm, None, &layer.weight_ih, &layer.weight_hh),
-            Layer::Gru(layer) => (RnnKind::Gru, None, &layer.weight_ih, &layer.weight_hh),
-            Layer::Rnn(layer) => (RnnKind::Rnn, Some(layer.nonlinearity), &layer.weight_ih, &layer.weight_hh),
+    /// That of a layer, the number `index` of a stack, and its weights.
+    fn of(index: usize, layer: &Layer) -> Result<(Self, RnnDirection), InteropError> {
+        let (kind, nonlinearity, direction) = match layer {
+            Layer::Lstm(layer) => (RnnKind::Lstm, None, layer.into()),
+            Layer::Gru(layer) => (RnnKind::Gru, None, layer.into()),
+            Layer::Rnn(layer) => (RnnKind::Rnn, Some(layer.nonlinearity), RnnDirection::from(layer)),
+            Layer::MinGru(_) => {
+                let (found, expected) = ("a minimal GRU".into(), "a layer that PyTorch has".into());
+                return Err(InteropError::MixedStack { layer: index, found, expected });
+            }
         };
-        Self { kind, nonlinearity, input_size: weight_ih.dims()[1], hidden_size: weight_hh.dims()[1] }
+        Ok((Self { kind, nonlinearity, input_size: direction.input_size, hidden_size: layer.hidden_size() }, direction))
     }
 
     fn in_words(self) -> String {
@@ -253,23 +265,21 @@ impl TryFrom<&Stack> for PyTorchRnn {
     ///
     /// If the layers are not of one cell and one size, as those of a PyTorch module are, or there is none.
     fn try_from(stack: &Stack) -> Result<Self, InteropError> {
-        let Some(lowest) = stack.layers.first().map(Sort::of) else {
+        let layers = stack.layers.iter().enumerate().map(|(index, layer)| Sort::of(index, layer));
+        let (sorts, directions): (Vec<Sort>, Vec<RnnDirection>) =
+            layers.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let Some(&lowest) = sorts.first() else {
             let (found, expected) = ("missing".into(), "at least one layer".into());
             return Err(InteropError::MixedStack { layer: 0, found, expected });
         };
         let above = Sort { input_size: lowest.hidden_size, ..lowest };
-        for (layer, found) in stack.layers.iter().map(Sort::of).enumerate().skip(1) {
+        for (layer, &found) in sorts.iter().enumerate().skip(1) {
             if found != above {
                 let (found, expected) = (found.in_words(), above.in_words());
                 return Err(InteropError::MixedStack { layer, found, expected });
             }
         }
-        let directions = stack.layers.iter().map(|layer| match layer {
-            Layer::Lstm(layer) => layer.into(),
-            Layer::Gru(layer) => layer.into(),
-            Layer::Rnn(layer) => layer.into(),
-        });
-        Ok(Self::of_layers(lowest.kind, directions.collect()))
+        Ok(Self::of_layers(lowest.kind, directions))
     }
 }
 

@@ -13,6 +13,8 @@ names! {
         Lstm = "lstm",
         /// Gated recurrent unit (Cho et al. 2014).
         Gru = "gru",
+        /// Minimal gated recurrent unit (Feng et al. 2024).
+        MinGru = "min-gru",
         /// Simple recurrence with tanh (Elman 1990).
         Rnn = "rnn",
         /// Simple recurrence with the rectifier, begun at the identity (Le et al. 2015).
@@ -25,6 +27,7 @@ impl From<CellKind> for Cell {
         match kind {
             CellKind::Lstm => Self::Lstm,
             CellKind::Gru => Self::Gru,
+            CellKind::MinGru => Self::MinGru,
             CellKind::Rnn => Self::RnnTanh,
             CellKind::RnnRelu => Self::RnnRelu,
         }
@@ -113,7 +116,7 @@ impl LanguageModelConfig {
     /// The keys of a model of one cell.
     pub(crate) const fn settings(cell: CellKind) -> &'static [Setting] {
         match (cell, Self::SETTINGS) {
-            (CellKind::Gru | CellKind::Rnn | CellKind::RnnRelu, [others @ .., _]) => others,
+            (CellKind::Gru | CellKind::MinGru | CellKind::Rnn | CellKind::RnnRelu, [others @ .., _]) => others,
             (_, all) => all,
         }
     }

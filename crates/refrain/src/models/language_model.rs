@@ -7,7 +7,7 @@ use super::artefact::{Artefact, ArtefactError, Dtype, NamedTensor};
 use super::config::{CellKind, LanguageModelConfig};
 use crate::nn::{
     Cell, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, Initializer, LayerConfig, Linear,
-    LinearConfig, LstmConfig, Nonlinearity, RecurrentState, RnnConfig, Stack, StackConfig, values,
+    LinearConfig, LstmConfig, MinGruConfig, Nonlinearity, RecurrentState, RnnConfig, Stack, StackConfig, values,
 };
 use crate::parameter_path::ParameterPath;
 
@@ -40,6 +40,7 @@ impl LanguageModelConfig {
         match self.cell {
             CellKind::Lstm => LstmConfig { forget_bias, precision, ..LstmConfig::new(input_size, hidden_size) }.into(),
             CellKind::Gru => GruConfig { precision, ..GruConfig::new(input_size, hidden_size) }.into(),
+            CellKind::MinGru => MinGruConfig { precision, ..MinGruConfig::new(input_size, hidden_size) }.into(),
             CellKind::Rnn => rnn(Nonlinearity::Tanh).into(),
             CellKind::RnnRelu => rnn(Nonlinearity::Relu).into(),
         }
@@ -50,16 +51,14 @@ impl LanguageModelConfig {
     pub(crate) fn shapes(&self, vocab_size: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
         let Self { embedding_size, hidden_size, .. } = *self;
         let cell = Cell::from(self.cell);
-        let (gates, biases) =
-            (hidden_size.saturating_mul(cell.num_gates()), hidden_size.saturating_mul(cell.num_biases()));
+        let [gates, recurrent_gates, biases] = [cell.num_gates(), cell.num_recurrent_gates(), cell.num_biases()]
+            .map(|count| hidden_size.saturating_mul(count));
         let layers = (0..self.num_layers).flat_map(move |layer| {
             let input_size = if layer == 0 { embedding_size } else { hidden_size };
             let name = move |name: &str| format!("recurrent.layers.{layer}.{name}");
-            [
-                (name("weight_ih"), vec![gates, input_size]),
-                (name("weight_hh"), vec![gates, hidden_size]),
-                (name("bias"), vec![biases]),
-            ]
+            let weight_hh = (recurrent_gates > 0).then(|| (name("weight_hh"), vec![recurrent_gates, hidden_size]));
+            let others = [(name("weight_ih"), vec![gates, input_size]), (name("bias"), vec![biases])];
+            others.into_iter().chain(weight_hh)
         });
         let outer = [
             ("embedding.weight".to_owned(), vec![vocab_size, embedding_size]),

@@ -130,13 +130,14 @@ mod tests {
                     assert!(error <= greatest / 127.0 * 0.501, "{error} in a row of up to {greatest}");
                 }
             }
-            let expected = [
+            let mut expected = vec![
                 "recurrent.layers.0.weight_ih",
                 "recurrent.layers.0.weight_hh",
                 "recurrent.layers.1.weight_ih",
                 "recurrent.layers.1.weight_hh",
                 "head.weight",
             ];
+            expected.retain(|name| cell != CellKind::MinGru || !name.ends_with("weight_hh"));
             assert_eq!(in_eight_bits, expected, "{cell}");
         }
     }

@@ -32,9 +32,14 @@ impl RecurrentLayer<'_> {
         let [batch_size, seq_len, _] = pass.input.dims();
         let [_, hidden_size] = self.sizes();
         let precision = self.precision;
-        let found = sequence_on_host(self.sequence(pass), |shape, inputs| {
-            sequence_gates(&Engine::current(), precision, shape, inputs)
-        });
+        let cell = self.cell;
+        let sequence = self.sequence(pass);
+        assert!(
+            sequence.is_fused(),
+            "the gates of {cell:?} layers with a projection, normalised sums or the reset gate before the product are not traced"
+        );
+        let found =
+            sequence_on_host(sequence, |shape, inputs| sequence_gates(&Engine::current(), precision, shape, inputs));
         let tensor = |values| Tensor::from_data(TensorData::new(values, [batch_size, seq_len, hidden_size]), &device);
         let SequenceGates { hidden, cell_state, gates } = found;
         GateTrace {

@@ -4,8 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use refrain_kernels::{Cell, Direction, Precision};
 
-use super::recurrent::{Pass, RecurrentLayer, RecurrentState};
-use super::{DropoutSchedule, Initializer, RecurrentOptions};
+use super::recurrent::{Pass, RecurrentLayer, RecurrentState, Variant};
+use super::{DropoutSchedule, Initializer, LayerNorms, Normalization, RecurrentOptions, ResetGate};
 
 /// Configuration of a [`Gru`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,10 @@ pub struct GruConfig {
     pub input_size: usize,
     /// Hidden units.
     pub hidden_size: usize,
+    /// Where the reset gate comes.
+    pub reset: ResetGate,
+    /// Whether sums are normalised.
+    pub normalization: Normalization,
     /// In what the factors of large products are kept.
     pub precision: Precision,
     /// What the layer does beyond its equations.
@@ -23,7 +27,19 @@ pub struct GruConfig {
 impl GruConfig {
     /// A layer in full precision.
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        Self { input_size, hidden_size, precision: Precision::default(), options: RecurrentOptions::default() }
+        Self {
+            input_size,
+            hidden_size,
+            reset: ResetGate::default(),
+            normalization: Normalization::default(),
+            precision: Precision::default(),
+            options: RecurrentOptions::default(),
+        }
+    }
+
+    /// Features of the output.
+    pub fn output_size(&self) -> usize {
+        self.hidden_size
     }
 
     /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases: the update gate begins half open.
@@ -31,18 +47,24 @@ impl GruConfig {
     /// # Panics
     /// If the options are not those of the cell.
     pub fn init(&self, init: &mut Initializer<'_>) -> Gru {
-        let Self { input_size, hidden_size, precision, options } = *self;
+        let Self { input_size, hidden_size, reset, normalization, precision, options } = *self;
+        assert!(
+            reset == ResetGate::AfterProduct || normalization == Normalization::None,
+            "{reset:?} does not go with {normalization:?} normalisation: there is no one product of the state"
+        );
         Gru {
             weight_ih: init.xavier_uniform([3 * hidden_size, input_size], 3),
             weight_hh: init.orthogonal(hidden_size, 3),
             bias: init.constant(vec![0.0; 4 * hidden_size]),
+            norms: normalization.init(Cell::Gru, hidden_size, init),
+            reset,
             precision,
             options: options.checked(Cell::Gru),
         }
     }
 }
 
-/// A GRU layer (Cho et al. 2014), its reset gate after the product, as in cuDNN and PyTorch.
+/// A GRU layer (Cho et al. 2014), its reset gate after the product, as in cuDNN and PyTorch, or [before](ResetGate).
 ///
 /// ```text
 /// r = σ(W_ir x + W_hr h + b_r)               reset
@@ -50,6 +72,9 @@ impl GruConfig {
 /// n = tanh(W_in x + b_n + r ∘ (W_hn h + b_m))   candidate
 /// h' = (1 - z) ∘ n + z ∘ h
 /// ```
+///
+/// With the gate before the product, `n = tanh(W_in x + b_n + W_hn (r ∘ h) + b_m)`; then, and with [normalised](Normalization)
+/// sums, a layer is composed of Burn's own operations, several times as slow, until the kernels know it.
 ///
 /// The weights of the three gates lie one below the other in PyTorch's order, so that a PyTorch layer's `weight_ih_l0` and
 /// `weight_hh_l0` are `weight_ih` and `weight_hh`. The biases of `r` and `z` only count as sums, but those of the candidate
@@ -68,6 +93,11 @@ pub struct Gru {
     pub weight_hh: Param<Tensor<2>>,
     /// `[4 * hidden_size]`.
     pub bias: Param<Tensor<1>>,
+    /// Where sums are normalised.
+    pub norms: Option<LayerNorms>,
+    /// Where the reset gate comes.
+    #[module(skip)]
+    pub reset: ResetGate,
     /// In what the factors of large products are kept.
     #[module(skip)]
     pub precision: Precision,
@@ -98,8 +128,9 @@ impl Gru {
     }
 
     pub(super) fn borrowed(&self) -> RecurrentLayer<'_> {
-        let Self { weight_ih, weight_hh, bias, precision, options } = self;
+        let Self { weight_ih, weight_hh, bias, norms, reset, precision, options } = self;
+        let variant = Variant { reset: *reset, norms: norms.as_ref(), ..Variant::default() };
         let (cell, precision, options) = (Cell::Gru, *precision, *options);
-        RecurrentLayer { cell, precision, options, weight_ih, weight_hh, bias, peepholes: None }
+        RecurrentLayer { cell, precision, options, weight_ih, weight_hh: Some(weight_hh), bias, variant }
     }
 }

@@ -8,7 +8,8 @@ use refrain_kernels::{Direction, StepWeights, WeightFormat};
 use super::fused::RecurrentSequence;
 use super::recurrent::{Pass, RecurrentLayer};
 use super::{
-    DropoutSchedule, GateTrace, Gru, GruConfig, Initializer, Lstm, LstmConfig, RecurrentState, Rnn, RnnConfig,
+    DropoutSchedule, GateTrace, Gru, GruConfig, Initializer, Lstm, LstmConfig, MinGru, MinGruConfig, RecurrentState,
+    Rnn, RnnConfig,
 };
 
 /// Makes the enum of all layers, and of their configurations: a cell is a file and a line.
@@ -58,10 +59,10 @@ macro_rules! cells {
                 }
             }
 
-            /// Hidden units.
+            /// Units of the hidden state, the features of the output.
             pub fn hidden_size(&self) -> usize {
                 match self {
-                    $(Self::$name(config) => config.hidden_size),*
+                    $(Self::$name(config) => config.output_size()),*
                 }
             }
 
@@ -89,6 +90,8 @@ cells! {
     Lstm(LstmConfig),
     /// Gated recurrent unit.
     Gru(GruConfig),
+    /// Minimal gated recurrent unit.
+    MinGru(MinGruConfig),
     /// Simple recurrence.
     Rnn(RnnConfig),
 }
@@ -141,15 +144,14 @@ impl Layer {
 
     /// The state before the first step.
     pub fn zero_state(&self, batch_size: usize, device: &Device) -> RecurrentState {
-        let layer = self.borrowed();
-        let [_, hidden_size] = layer.sizes();
-        RecurrentState::zeros(layer.cell, batch_size, hidden_size, device)
+        self.borrowed().zero_state(batch_size, device)
     }
 
     /// What every gate did at every step: see [`GateTrace`].
     ///
     /// # Panics
-    /// If the input, a length or the state does not fit.
+    /// If the input, a length or the state does not fit, or the layer has a projection, normalised sums or the reset gate before
+    /// the product: these are not traced yet.
     pub fn gates(&self, input: Tensor<3>, lengths: Option<&[usize]>, state: Option<RecurrentState>) -> GateTrace {
         self.borrowed().gates(Pass { direction: Direction::Forward, input, lengths, state, schedule: None })
     }
@@ -163,9 +165,8 @@ impl Layer {
         self.borrowed().step_weights(format, embedding)
     }
 
-    /// Hidden units.
+    /// Units of the hidden state, the features of the output.
     pub fn hidden_size(&self) -> usize {
-        let [_, hidden_size] = self.borrowed().sizes();
-        hidden_size
+        self.borrowed().state_size()
     }
 }

@@ -4,8 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use refrain_kernels::{Cell, Direction, Precision};
 
-use super::recurrent::{Pass, RecurrentLayer, RecurrentState};
-use super::{DropoutSchedule, Initializer, RecurrentOptions};
+use super::recurrent::{Pass, RecurrentLayer, RecurrentState, Variant};
+use super::{DropoutSchedule, Initializer, LayerNorms, Normalization, RecurrentOptions};
 
 /// How an LSTM's input gate is had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,10 @@ pub struct LstmConfig {
     pub input_gate: InputGate,
     /// Whether the gates see the cell state.
     pub peepholes: Peepholes,
+    /// Units that the hidden units are projected to, in PyTorch `proj_size` (Sak et al. 2014); `None` for no projection.
+    pub projection_size: Option<usize>,
+    /// Whether sums are normalised.
+    pub normalization: Normalization,
     /// In what the factors of large products are kept.
     pub precision: Precision,
     /// What the layer does beyond its equations.
@@ -64,9 +68,16 @@ impl LstmConfig {
             forget_bias: 1.0,
             input_gate: InputGate::default(),
             peepholes: Peepholes::default(),
+            projection_size: None,
+            normalization: Normalization::default(),
             precision: Precision::default(),
             options: RecurrentOptions::default(),
         }
+    }
+
+    /// Features of the output.
+    pub fn output_size(&self) -> usize {
+        self.projection_size.unwrap_or(self.hidden_size)
     }
 
     /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases but for the forget gate's, zero peepholes.
@@ -82,8 +93,13 @@ impl LstmConfig {
         bias[(gates - 3) * hidden_size..(gates - 2) * hidden_size].fill(self.forget_bias as f32);
         Lstm {
             weight_ih: init.xavier_uniform([gates * hidden_size, input_size], gates),
-            weight_hh: init.orthogonal(hidden_size, gates),
+            weight_hh: match self.projection_size {
+                None => init.orthogonal(hidden_size, gates),
+                Some(projection_size) => init.xavier_uniform([gates * hidden_size, projection_size], gates),
+            },
             bias: init.constant(bias),
+            projection: self.projection_size.map(|size| init.xavier_uniform([size, hidden_size], 1)),
+            norms: self.normalization.init(cell, hidden_size, init),
             peepholes: (self.peepholes == Peepholes::Diagonal).then(|| init.constant(vec![0.0; 3 * hidden_size])),
             input_gate,
             precision: self.precision,
@@ -106,7 +122,8 @@ impl LstmConfig {
 /// The weights of the four gates lie one below the other in PyTorch's order, so that a PyTorch layer's `weight_ih_l0` and
 /// `weight_hh_l0` are `weight_ih` and `weight_hh`, and `bias_ih_l0 + bias_hh_l0` is `bias`. With [coupled](InputGate) gates
 /// `i = 1 - f`, and there are three: f, g, o. With [peepholes](Peepholes) the sums of i and f have `p_i ∘ c` and `p_f ∘ c` too, and
-/// that of o `p_o ∘ c'`.
+/// that of o `p_o ∘ c'`. With a projection `h' = W_r (o ∘ tanh(c'))` (Sak et al. 2014); with one, and with
+/// [normalised](Normalization) sums, a layer is composed of Burn's own operations, several times as slow, until the kernels know it.
 #[derive(Module, Debug)]
 pub struct Lstm {
     /// `[num_gates * hidden_size, input_size]`.
@@ -117,6 +134,10 @@ pub struct Lstm {
     pub bias: Param<Tensor<1>>,
     /// `p_i`, `p_f` and `p_o`: `[3 * hidden_size]`; with coupled gates `p_i` is nobody's.
     pub peepholes: Option<Param<Tensor<1>>>,
+    /// From the hidden units to the hidden state: `[projection_size, hidden_size]`; `weight_hh` has then `projection_size` columns.
+    pub projection: Option<Param<Tensor<2>>>,
+    /// Where sums are normalised.
+    pub norms: Option<LayerNorms>,
     /// How the input gate is had.
     #[module(skip)]
     pub input_gate: InputGate,
@@ -150,8 +171,14 @@ impl Lstm {
     }
 
     pub(super) fn borrowed(&self) -> RecurrentLayer<'_> {
-        let Self { weight_ih, weight_hh, bias, peepholes, input_gate, precision, options } = self;
+        let Self { weight_ih, weight_hh, bias, peepholes, projection, norms, input_gate, precision, options } = self;
+        let variant = Variant {
+            peepholes: peepholes.as_ref(),
+            projection: projection.as_ref(),
+            norms: norms.as_ref(),
+            ..Variant::default()
+        };
         let (cell, precision, options) = (input_gate.cell(), *precision, *options);
-        RecurrentLayer { cell, precision, options, weight_ih, weight_hh, bias, peepholes: peepholes.as_ref() }
+        RecurrentLayer { cell, precision, options, weight_ih, weight_hh: Some(weight_hh), bias, variant }
     }
 }

@@ -68,6 +68,10 @@ impl RecurrentOptions {
             "recurrent_dropout is {} but {cell:?} has no candidate to drop",
             self.recurrent_dropout
         );
+        let of_products = [("hidden_dropout", self.hidden_dropout), ("weight_drop", self.weight_drop)];
+        for (name, share) in of_products.into_iter().filter(|_| cell.num_recurrent_gates() == 0) {
+            assert!(share == 0.0, "{name} is {share} but {cell:?} has no recurrent products");
+        }
         assert!(
             self.zoneout_cell == 0.0 || has[1],
             "zoneout_cell is {} but {cell:?} has no cell state",
@@ -86,31 +90,33 @@ impl RecurrentOptions {
         drawn(self.weight_drop, schedule, WEIGHT_SITE)
     }
 
-    /// The masks of a pass over `[batch_size, seq_len]` steps.
+    /// The masks of a pass over `[batch_size, seq_len]` steps of some hidden units and a hidden state of some size.
     pub(super) fn step_masks(
         self,
         schedule: Option<DropoutSchedule>,
-        [batch_size, seq_len, hidden_size]: [usize; 3],
+        [batch_size, seq_len]: [usize; 2],
+        [hidden_size, state_size]: [usize; 2],
     ) -> StepMasks {
-        let draw = |(key, probability), rows| -> Arc<[u32]> {
-            events(&Engine::current(), key, probability, rows, hidden_size).into()
+        let draw = |(key, probability), [rows, size]: [usize; 2]| -> Arc<[u32]> {
+            events(&Engine::current(), key, probability, rows, size).into()
         };
-        let dropped = |probability, site, rows| {
+        let dropped = |probability, site, shape| {
             drawn(probability, schedule, site).map(|(key, probability)| DropMask {
-                events: draw((key, probability), rows),
+                events: draw((key, probability), shape),
                 scale: 1.0 / (1.0 - probability),
             })
         };
-        let zoneout = |share: f64, site| match (schedule, drawn(share, schedule, site)) {
-            (_, Some(key)) => Some(ZoneoutMask::Sampled(draw(key, seq_len * batch_size))),
+        let steps = seq_len * batch_size;
+        let zoneout = |share: f64, site, size| match (schedule, drawn(share, schedule, site)) {
+            (_, Some(key)) => Some(ZoneoutMask::Sampled(draw(key, [steps, size]))),
             (None, None) if share > 0.0 => Some(ZoneoutMask::Expected(share as f32)),
             _ => None,
         };
         StepMasks {
-            candidate_dropout: dropped(self.recurrent_dropout, CANDIDATE_SITE, seq_len * batch_size),
-            hidden_dropout: dropped(self.hidden_dropout, HIDDEN_SITE, batch_size),
-            zoneout_hidden: zoneout(self.zoneout_hidden, ZONEOUT_HIDDEN_SITE),
-            zoneout_cell: zoneout(self.zoneout_cell, ZONEOUT_CELL_SITE),
+            candidate_dropout: dropped(self.recurrent_dropout, CANDIDATE_SITE, [steps, hidden_size]),
+            hidden_dropout: dropped(self.hidden_dropout, HIDDEN_SITE, [batch_size, state_size]),
+            zoneout_hidden: zoneout(self.zoneout_hidden, ZONEOUT_HIDDEN_SITE, state_size),
+            zoneout_cell: zoneout(self.zoneout_cell, ZONEOUT_CELL_SITE, hidden_size),
         }
     }
 

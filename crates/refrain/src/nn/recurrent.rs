@@ -5,8 +5,8 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 use refrain_kernels::{Cell, Direction, Engine, Precision, StepWeights, WeightFormat};
 
-use super::fused::{FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec};
-use super::{DropoutSchedule, RecurrentOptions, dropout, padding};
+use super::fused::{FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec, ResetGate};
+use super::{DropoutSchedule, LayerNorms, RecurrentOptions, dropout, padding};
 
 /// What a recurrent layer remembers between steps.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct RecurrentState {
 }
 
 impl RecurrentState {
-    /// The state before the first step.
+    /// The state before the first step, of a layer without a projection.
     pub fn zeros(cell: Cell, batch_size: usize, hidden_size: usize, device: &Device) -> Self {
         let hidden = Tensor::zeros([batch_size, hidden_size], device);
         Self { cell_state: cell.has_cell_state().then(|| hidden.clone()), hidden }
@@ -42,9 +42,26 @@ pub(super) struct RecurrentLayer<'a> {
     pub(super) precision: Precision,
     pub(super) options: RecurrentOptions,
     pub(super) weight_ih: &'a Param<Tensor<2>>,
-    pub(super) weight_hh: &'a Param<Tensor<2>>,
+    /// Where the state enters a product.
+    pub(super) weight_hh: Option<&'a Param<Tensor<2>>>,
     pub(super) bias: &'a Param<Tensor<1>>,
+    pub(super) variant: Variant<'a>,
+}
+
+/// What not every cell or layer has.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Variant<'a> {
+    pub(super) reset: ResetGate,
     pub(super) peepholes: Option<&'a Param<Tensor<1>>>,
+    pub(super) projection: Option<&'a Param<Tensor<2>>>,
+    pub(super) norms: Option<&'a LayerNorms>,
+}
+
+impl Variant<'_> {
+    /// Whether the kernels know a layer that has it.
+    fn is_fused(&self) -> bool {
+        self.reset == ResetGate::AfterProduct && self.projection.is_none() && self.norms.is_none()
+    }
 }
 
 /// What a pass over whole sequences reads beside the weights.
@@ -59,13 +76,14 @@ pub(super) struct Pass<'a> {
 impl RecurrentLayer<'_> {
     /// As [`Layer::step_weights`](super::Layer::step_weights).
     pub(super) fn step_weights(self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
-        let [_, hidden_size] = self.weight_hh.dims();
+        let [_, hidden_size] = self.sizes();
         assert!(
-            self.peepholes.is_none() && self.options.steps_plainly(),
-            "{:?} layers with peepholes or zoneout have no stepper",
+            self.variant.peepholes.is_none() && self.variant.is_fused() && self.options.steps_plainly(),
+            "{:?} layers with peepholes, a projection, normalised sums, zoneout or the reset gate before the product have no \
+             stepper",
             self.cell
         );
-        let weights = [values(self.weight_ih.val()), values(self.weight_hh.val()), values(self.bias.val())];
+        let weights = [values(self.weight_ih.val()), values(self.weight_hh()), values(self.bias.val())];
         let weights = weights.each_ref().map(Vec::as_slice);
         let engine = Engine::current();
         match embedding {
@@ -76,8 +94,31 @@ impl RecurrentLayer<'_> {
 
     /// `[input_size, hidden_size]`.
     pub(super) fn sizes(&self) -> [usize; 2] {
-        let ([_, input_size], [_, hidden_size]) = (self.weight_ih.dims(), self.weight_hh.dims());
-        [input_size, hidden_size]
+        let ([_, input_size], [biases]) = (self.weight_ih.dims(), self.bias.dims());
+        [input_size, biases / self.cell.num_biases()]
+    }
+
+    /// Units of the hidden state.
+    pub(super) fn state_size(&self) -> usize {
+        let [_, hidden_size] = self.sizes();
+        self.variant.projection.map_or(hidden_size, |projection| projection.dims()[0])
+    }
+
+    /// The state before the first step.
+    pub(super) fn zero_state(&self, batch_size: usize, device: &Device) -> RecurrentState {
+        let [_, hidden_size] = self.sizes();
+        let zeros = |size| Tensor::zeros([batch_size, size], device);
+        let cell_state = self.cell.has_cell_state().then(|| zeros(hidden_size));
+        RecurrentState { hidden: zeros(self.state_size()), cell_state }
+    }
+
+    /// `[num_recurrent_gates * hidden_size, hidden_size]`, without rows where the state enters no product.
+    fn weight_hh(&self) -> Tensor<2> {
+        let [_, hidden_size] = self.sizes();
+        match self.weight_hh {
+            Some(weight_hh) => weight_hh.val(),
+            None => Tensor::zeros([0, hidden_size], &self.weight_ih.val().device()),
+        }
     }
 
     /// Shapes and panics as every layer's `forward` documents them.
@@ -101,12 +142,13 @@ impl RecurrentLayer<'_> {
         if let Some(lengths) = lengths {
             padding::check(lengths, batch_size, seq_len);
         }
-        let state = state.unwrap_or_else(|| RecurrentState::zeros(cell, batch_size, hidden_size, &input.device()));
+        let state_size = self.state_size();
+        let state = state.unwrap_or_else(|| self.zero_state(batch_size, &input.device()));
         let RecurrentState { hidden, cell_state } = state;
-        let needed = [batch_size, hidden_size];
+        let needed = [batch_size, state_size];
         let cell_state_dims = cell_state.as_ref().map(Tensor::dims);
         assert!(
-            hidden.dims() == needed && cell_state_dims == cell.has_cell_state().then_some(needed),
+            hidden.dims() == needed && cell_state_dims == cell.has_cell_state().then_some([batch_size, hidden_size]),
             "{cell:?} state is {:?} with a cell state {cell_state_dims:?} but the layer needs {needed:?}",
             hidden.dims()
         );
@@ -115,8 +157,8 @@ impl RecurrentLayer<'_> {
             None => input,
         };
         let weight_hh = match options.weight_mask(schedule) {
-            Some((key, probability)) => dropout::keyed(self.weight_hh.val(), key, probability),
-            None => self.weight_hh.val(),
+            Some((key, probability)) => dropout::keyed(self.weight_hh(), key, probability),
+            None => self.weight_hh(),
         };
         RecurrentSequence {
             spec: RecurrentSpec {
@@ -125,7 +167,8 @@ impl RecurrentLayer<'_> {
                 direction,
                 memory: options.memory,
                 lengths: lengths.map(Into::into),
-                masks: options.step_masks(schedule, [batch_size, seq_len, hidden_size]),
+                masks: options.step_masks(schedule, [batch_size, seq_len], [hidden_size, state_size]),
+                reset: self.variant.reset,
             },
             input: input.into_dispatch(),
             weight_ih: self.weight_ih.val().into_dispatch(),
@@ -133,7 +176,15 @@ impl RecurrentLayer<'_> {
             bias: self.bias.val().into_dispatch(),
             hidden: hidden.into_dispatch(),
             cell_state: OptionalTensor::from(cell_state.map(Tensor::into_dispatch)),
-            peepholes: OptionalTensor::from(self.peepholes.map(|peepholes| peepholes.val().into_dispatch())),
+            peepholes: optional(self.variant.peepholes),
+            projection: optional(self.variant.projection),
+            gain_ih: optional(self.variant.norms.map(|norms| &norms.gain_ih)),
+            gain_hh: optional(self.variant.norms.map(|norms| &norms.gain_hh)),
+            norm_cell_state: optional(self.variant.norms.and_then(|norms| norms.cell_state.as_ref())),
         }
     }
+}
+
+fn optional<const D: usize>(param: Option<&Param<Tensor<D>>>) -> OptionalTensor<Dispatch> {
+    OptionalTensor::from(param.map(|param| param.val().into_dispatch()))
 }

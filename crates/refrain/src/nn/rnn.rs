@@ -4,8 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use refrain_kernels::{Cell, Direction, Precision};
 
-use super::recurrent::{Pass, RecurrentLayer, RecurrentState};
-use super::{DropoutSchedule, Initializer, RecurrentOptions};
+use super::recurrent::{Pass, RecurrentLayer, RecurrentState, Variant};
+use super::{DropoutSchedule, Initializer, LayerNorms, Normalization, RecurrentOptions};
 
 /// What a simple recurrent layer does to its sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct RnnConfig {
     pub hidden_size: usize,
     /// What the sums go through.
     pub nonlinearity: Nonlinearity,
+    /// Whether sums are normalised.
+    pub normalization: Normalization,
     /// In what the factors of large products are kept.
     pub precision: Precision,
     /// What the layer does beyond its equations.
@@ -48,9 +50,15 @@ impl RnnConfig {
             input_size,
             hidden_size,
             nonlinearity: Nonlinearity::default(),
+            normalization: Normalization::default(),
             precision: Precision::default(),
             options: RecurrentOptions::default(),
         }
+    }
+
+    /// Features of the output.
+    pub fn output_size(&self) -> usize {
+        self.hidden_size
     }
 
     /// Zero biases; for tanh Xavier input weights and orthogonal recurrent ones (Saxe et al. 2013), for the rectifier
@@ -59,13 +67,15 @@ impl RnnConfig {
     /// # Panics
     /// If the options are not those of the cell.
     pub fn init(&self, init: &mut Initializer<'_>) -> Rnn {
-        let Self { input_size, hidden_size, nonlinearity, precision, options } = *self;
+        let Self { input_size, hidden_size, nonlinearity, normalization, precision, options } = *self;
         let (weight_ih, weight_hh) = match nonlinearity {
             Nonlinearity::Tanh => (init.xavier_uniform([hidden_size, input_size], 1), init.orthogonal(hidden_size, 1)),
             Nonlinearity::Relu => (init.normal([hidden_size, input_size], 1e-3), init.identity(hidden_size)),
         };
         let bias = init.constant(vec![0.0; hidden_size]);
-        Rnn { weight_ih, weight_hh, bias, nonlinearity, precision, options: options.checked(nonlinearity.cell()) }
+        let cell = nonlinearity.cell();
+        let norms = normalization.init(cell, hidden_size, init);
+        Rnn { weight_ih, weight_hh, bias, norms, nonlinearity, precision, options: options.checked(cell) }
     }
 }
 
@@ -85,6 +95,8 @@ pub struct Rnn {
     pub weight_hh: Param<Tensor<2>>,
     /// `[hidden_size]`.
     pub bias: Param<Tensor<1>>,
+    /// Where sums are normalised.
+    pub norms: Option<LayerNorms>,
     /// What the sums go through.
     #[module(skip)]
     pub nonlinearity: Nonlinearity,
@@ -118,8 +130,9 @@ impl Rnn {
     }
 
     pub(super) fn borrowed(&self) -> RecurrentLayer<'_> {
-        let Self { weight_ih, weight_hh, bias, nonlinearity, precision, options } = self;
+        let Self { weight_ih, weight_hh, bias, norms, nonlinearity, precision, options } = self;
+        let variant = Variant { norms: norms.as_ref(), ..Variant::default() };
         let (cell, precision, options) = (nonlinearity.cell(), *precision, *options);
-        RecurrentLayer { cell, precision, options, weight_ih, weight_hh, bias, peepholes: None }
+        RecurrentLayer { cell, precision, options, weight_ih, weight_hh: Some(weight_hh), bias, variant }
     }
 }

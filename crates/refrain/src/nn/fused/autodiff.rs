@@ -11,7 +11,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use refrain_kernels::{DropoutKey, Precision};
 
-use super::op::{FusedOps, RecurrentSequence};
+use super::composed;
+use super::op::{FusedOps, OptionalTensor, RecurrentSequence};
 
 /// The gradient of each tensor of a [`RecurrentSequence`], where it was wanted.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct RecurrentGradients<B: Backend> {
     pub input: Option<FloatTensor<B>>,
     /// `[num_gates * hidden_size, input_size]`
     pub weight_ih: Option<FloatTensor<B>>,
-    /// `[num_gates * hidden_size, hidden_size]`
+    /// `[num_recurrent_gates * hidden_size, hidden_size]`
     pub weight_hh: Option<FloatTensor<B>>,
     /// `[num_biases * hidden_size]`
     pub bias: Option<FloatTensor<B>>,
@@ -61,6 +62,17 @@ pub struct IncomingGradients<B: Backend> {
     pub last_hidden: Option<FloatTensor<B>>,
     /// `[batch_size, hidden_size]`
     pub last_cell_state: Option<FloatTensor<B>>,
+}
+
+/// What a linear layer reads, beside its bias; shapes as [`FusedOps::linear`].
+#[derive(Clone, Debug)]
+pub struct LinearInputs<B: Backend> {
+    /// In what the factors of the products may be kept.
+    pub precision: Precision,
+    /// `[rows, input_size]`
+    pub input: FloatTensor<B>,
+    /// `[output_size, input_size]`
+    pub weight: FloatTensor<B>,
 }
 
 /// What [`FusedOps::recurrent_sequence`] gives.
@@ -108,6 +120,13 @@ pub trait FusedKernels: FusedOps {
         incoming: IncomingGradients<Self>,
         wanted: WantedGradients,
     ) -> RecurrentGradients<Self>;
+
+    /// The gradients of a linear layer's input, weight and bias, those that are wanted.
+    fn linear_backward(
+        inputs: &LinearInputs<Self>,
+        gradient: FloatTensor<Self>,
+        wanted: [bool; 3],
+    ) -> [Option<FloatTensor<Self>>; 3];
 
     /// The mean loss and, in the same pass over the logits, its gradients: the logits are never kept.
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (FloatTensor<Self>, HeadGradients<Self>);
@@ -218,6 +237,23 @@ impl<B: FusedKernels> Backward<B, 1> for DropoutBackward<B> {
 }
 
 #[derive(Debug)]
+struct LinearBackward;
+
+impl<B: FusedKernels> Backward<B, 3> for LinearBackward {
+    type State = LinearInputs<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        for (node, gradient) in ops.parents.into_iter().zip(B::linear_backward(&ops.state, gradient, wanted)) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
 struct LinearCrossEntropyBackward;
 
 impl<B: FusedKernels> Backward<B, 3> for LinearCrossEntropyBackward {
@@ -291,7 +327,10 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn recurrent_sequence(
         sequence: RecurrentSequence<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        let RecurrentSequence { spec, input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes } = sequence;
+        if !sequence.is_fused() {
+            return composed::recurrent_sequence::<Self>(sequence);
+        }
+        let RecurrentSequence { spec, input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes, .. } = sequence;
         let parents = [&input, &weight_ih, &weight_hh, &bias, &hidden].map(Tracked::<B, C>::node);
         let optional = [&cell_state, &peepholes].map(|tensor| tensor.as_ref().map(Tracked::<B, C>::node));
         let sequence = RecurrentSequence {
@@ -303,12 +342,31 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
             hidden: hidden.into_primitive(),
             cell_state: cell_state.map(Tracked::<B, C>::into_primitive),
             peepholes: peepholes.map(Tracked::<B, C>::into_primitive),
+            projection: OptionalTensor::Absent,
+            gain_ih: OptionalTensor::Absent,
+            gain_hh: OptionalTensor::Absent,
+            norm_cell_state: OptionalTensor::Absent,
         };
         match (parents, optional) {
             (parents, [None, None]) => recurrent_sequence::<B, C, _>(parents, sequence),
             ([a, b, c, d, e], [Some(f), None]) => recurrent_sequence::<B, C, _>([a, b, c, d, e, f], sequence),
             ([a, b, c, d, e], [Some(f), Some(g)]) => recurrent_sequence::<B, C, _>([a, b, c, d, e, f, g], sequence),
             (_, [None, Some(_)]) => panic!("{:?} has no cell state for peepholes", sequence.spec.cell),
+        }
+    }
+
+    fn linear(
+        precision: Precision,
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let nodes = [input.node(), weight.node(), bias.node()];
+        let (input, weight) = (input.into_primitive(), weight.into_primitive());
+        let output = <B as FusedOps>::linear(precision, input.clone(), weight.clone(), bias.into_primitive());
+        match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(LinearInputs { precision, input, weight }, output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
         }
     }
 

@@ -8,7 +8,7 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{Shape, Slice, TensorData};
 use refrain_kernels::{Cell, Direction, DropoutKey, Engine, SequenceOptions, dropout};
 
-use super::op::{DropMask, RecurrentSequence, ZoneoutMask};
+use super::op::{DropMask, OptionalTensor, RecurrentSequence, ResetGate, ZoneoutMask};
 
 /// A recurrent layer step by step: the hidden state after each step, and the last states, as
 /// [`FusedOps::recurrent_sequence`](super::FusedOps::recurrent_sequence).
@@ -17,9 +17,14 @@ use super::op::{DropMask, RecurrentSequence, ZoneoutMask};
 pub fn recurrent_sequence<B: Backend>(
     sequence: RecurrentSequence<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, Option<FloatTensor<B>>) {
-    let [batch_size, seq_len, input_size, hidden_size] = sequence.sizes();
-    let RecurrentSequence { spec, input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes } = sequence;
+    let [batch_size, seq_len, input_size, state_size] = sequence.sizes();
+    let RecurrentSequence { spec, input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes, .. } = sequence;
+    let [projection, gain_ih, gain_hh, norm_cell_state] =
+        [sequence.projection, sequence.gain_ih, sequence.gain_hh, sequence.norm_cell_state]
+            .map(OptionalTensor::into_option);
     let cell = spec.cell;
+    let [biases] = bias.shape().dims();
+    let hidden_size = biases / cell.num_biases();
     let device = input.device();
     let dtype = input.dtype();
     let whole: Arc<[usize]> = vec![seq_len; batch_size].into();
@@ -31,64 +36,104 @@ pub fn recurrent_sequence<B: Backend>(
 
     let width = cell.num_gates() * hidden_size;
     let rows = B::float_reshape(turned(input), Shape::new([batch_size * seq_len, input_size]));
-    let projected = linear::<B>(rows, weight_ih, B::float_slice(bias.clone(), &[Slice::from(0..width)]));
+    let projected = B::float_matmul(rows, B::float_transpose(weight_ih));
+    let projected = normalized::<B>(projected, gain_ih.as_ref());
+    let input_bias = B::float_slice(bias.clone(), &[Slice::from(0..width)]);
+    let projected = B::float_add(projected, B::float_reshape(input_bias, Shape::new([1, width])));
     let projected = B::float_reshape(projected, Shape::new([batch_size, seq_len, width]));
-    let weight_hh = B::float_transpose(weight_hh); // [hidden_size, width]
-    let peepholes = peepholes.into_option().map(|peepholes| {
-        [0, 1, 2].map(|gate| {
-            let of_gate = Slice::from(gate * hidden_size..(gate + 1) * hidden_size);
-            B::float_reshape(B::float_slice(peepholes.clone(), &[of_gate]), Shape::new([1, hidden_size]))
+    let weight_hh = B::float_transpose(weight_hh); // [state_size, width]
+    let parts = |of: Option<FloatTensor<B>>, count: usize| {
+        of.map(|of| {
+            let part = |index: usize| {
+                let place = Slice::from(index * hidden_size..(index + 1) * hidden_size);
+                B::float_reshape(B::float_slice(of.clone(), &[place]), Shape::new([1, hidden_size]))
+            };
+            (0..count).map(part).collect::<Vec<_>>()
         })
-    });
+    };
+    let peepholes = parts(peepholes.into_option(), 3);
+    let norm_cell_state = parts(norm_cell_state, 2);
 
-    let masks = Masks::<B> { shape: [batch_size, hidden_size], device: device.clone() };
+    let masks = |size| Masks::<B> { shape: [batch_size, size], device: device.clone() };
+    let (masks, state_masks) = (masks(hidden_size), masks(state_size));
     let mut state = StepState::<B> { hidden, cell_state: cell_state.into_option() };
     let mut outputs = Vec::with_capacity(seq_len);
     for t in 0..seq_len {
         let from_input = B::float_slice(projected.clone(), &[Slice::full(), Slice::from(t..t + 1), Slice::full()]);
-        let recalled = match masks.drop(spec.masks.hidden_dropout.as_ref(), 0) {
+        let recalled = match state_masks.drop(spec.masks.hidden_dropout.as_ref(), 0) {
             Some(factors) => B::float_mul(state.hidden.clone(), factors),
             None => state.hidden.clone(),
         };
         let sums = Sums::<B> {
             from_input: B::float_reshape(from_input, Shape::new([batch_size, width])),
-            from_hidden: B::float_matmul(recalled, weight_hh.clone()),
+            from_hidden: if cell.num_recurrent_gates() > 0 {
+                normalized::<B>(B::float_matmul(recalled.clone(), weight_hh.clone()), gain_hh.as_ref())
+            } else {
+                B::float_zeros(Shape::new([batch_size, width]), &device, dtype.into())
+            },
             hidden_size,
             candidate: masks.drop(spec.masks.candidate_dropout.as_ref(), t),
             peepholes: peepholes.clone(),
+            norm_cell_state: norm_cell_state.clone(),
         };
         let before = state.clone();
         state = match cell {
             Cell::Lstm | Cell::CoupledLstm => lstm_step(cell, &sums, state),
             Cell::Gru => {
-                gru_step(&sums, state, B::float_slice(bias.clone(), &[Slice::from(width..width + hidden_size)]))
+                let bias = B::float_slice(bias.clone(), &[Slice::from(width..width + hidden_size)]);
+                let before_product = (spec.reset == ResetGate::BeforeProduct).then(|| {
+                    let of_candidate = [Slice::full(), Slice::from(2 * hidden_size..width)];
+                    (recalled, B::float_slice(weight_hh.clone(), &of_candidate))
+                });
+                gru_step(&sums, state, bias, before_product)
             }
+            Cell::MinGru => min_gru_step(&sums, state),
             Cell::RnnTanh => StepState { hidden: B::float_tanh(sums.whole()), ..state },
             Cell::RnnRelu => StepState { hidden: B::relu(sums.whole()), ..state },
         };
-        state.hidden = masks.zone_out(spec.masks.zoneout_hidden.as_ref(), t, before.hidden.clone(), state.hidden);
+        if let Some(projection) = &projection {
+            state.hidden = B::float_matmul(state.hidden, B::float_transpose(projection.clone()));
+        }
+        state.hidden = state_masks.zone_out(spec.masks.zoneout_hidden.as_ref(), t, before.hidden.clone(), state.hidden);
         state.cell_state = state
             .cell_state
             .zip(before.cell_state.clone())
             .map(|(after, before)| masks.zone_out(spec.masks.zoneout_cell.as_ref(), t, before, after));
         let mut output = state.hidden.clone();
         if spec.lengths.is_some() {
-            let runs: Vec<bool> =
-                lengths.iter().flat_map(|&length| std::iter::repeat_n(t < length, hidden_size)).collect();
-            let runs = B::bool_from_data(TensorData::new(runs, [batch_size, hidden_size]), &device);
-            let chosen = |ended, running| B::float_mask_where(ended, runs.clone(), running);
+            let chosen = |ended: FloatTensor<B>, running: FloatTensor<B>| {
+                let shape = ended.shape();
+                let [_, size] = shape.dims();
+                let runs: Vec<bool> =
+                    lengths.iter().flat_map(|&length| std::iter::repeat_n(t < length, size)).collect();
+                B::float_mask_where(ended, B::bool_from_data(TensorData::new(runs, shape), &device), running)
+            };
             output = chosen(B::float_zeros(output.shape(), &device, dtype.into()), output);
             state.hidden = chosen(before.hidden, state.hidden);
             state.cell_state = state.cell_state.zip(before.cell_state).map(|(after, before)| chosen(before, after));
         }
-        outputs.push(B::float_reshape(output, Shape::new([batch_size, 1, hidden_size])));
+        outputs.push(B::float_reshape(output, Shape::new([batch_size, 1, state_size])));
     }
     let output = if outputs.is_empty() {
-        B::float_zeros(Shape::new([batch_size, 0, hidden_size]), &device, dtype.into())
+        B::float_zeros(Shape::new([batch_size, 0, state_size]), &device, dtype.into())
     } else {
         turned(B::float_cat(outputs, 1))
     };
     (output, state.hidden, state.cell_state)
+}
+
+/// What is added to a variance.
+const EPSILON: f32 = 1e-5;
+
+/// Rows less their mean, over their deviation, times a gain, if there is one.
+fn normalized<B: Backend>(rows: FloatTensor<B>, gain: Option<&FloatTensor<B>>) -> FloatTensor<B> {
+    let Some(gain) = gain else { return rows };
+    let [size] = gain.shape().dims();
+    let centred = B::float_sub(rows.clone(), B::float_mean_dim(rows, 1));
+    let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
+    let deviation = B::float_sqrt(B::float_add_scalar(variance, EPSILON.into()));
+    let gain = B::float_reshape(gain.clone(), Shape::new([1, size]));
+    B::float_mul(B::float_div(centred, deviation), gain)
 }
 
 /// Each sequence from its last step back; what follows its end stays.
@@ -156,7 +201,9 @@ struct Sums<B: Backend> {
     /// What the candidate is multiplied with.
     candidate: Option<FloatTensor<B>>,
     /// Of the input, forget and output gates, `[1, hidden_size]` each.
-    peepholes: Option<[FloatTensor<B>; 3]>,
+    peepholes: Option<Vec<FloatTensor<B>>>,
+    /// Gain and bias, `[1, hidden_size]` each.
+    norm_cell_state: Option<Vec<FloatTensor<B>>>,
 }
 
 impl<B: Backend> Sums<B> {
@@ -197,21 +244,43 @@ fn lstm_step<B: Backend>(cell: Cell, sums: &Sums<B>, state: StepState<B>) -> Ste
     };
     let c = B::float_add(B::float_mul(f, before), entered);
     let o = gate(first + 2, 2, &c);
-    StepState { hidden: B::float_mul(o, B::float_tanh(c.clone())), cell_state: Some(c) }
+    let out = match sums.norm_cell_state.as_deref() {
+        Some([gain, bias]) => {
+            let gain = B::float_reshape(gain.clone(), Shape::new([sums.hidden_size]));
+            B::float_add(normalized::<B>(c.clone(), Some(&gain)), bias.clone())
+        }
+        _ => c.clone(),
+    };
+    StepState { hidden: B::float_mul(o, B::float_tanh(out)), cell_state: Some(c) }
 }
 
-/// The bias `[hidden_size]` is that of the candidate's recurrent product, which the reset gate scales.
-fn gru_step<B: Backend>(sums: &Sums<B>, state: StepState<B>, bias: FloatTensor<B>) -> StepState<B> {
+/// The bias `[hidden_size]` is that of the candidate's recurrent product, which the reset gate scales; `before_product` are the
+/// hidden state and the weights of that product, where the gate scales the state instead.
+fn gru_step<B: Backend>(
+    sums: &Sums<B>,
+    state: StepState<B>,
+    bias: FloatTensor<B>,
+    before_product: Option<(FloatTensor<B>, FloatTensor<B>)>,
+) -> StepState<B> {
     let gates = sums.whole();
     let r = B::sigmoid(sums.gate(&gates, 0));
     let z = B::sigmoid(sums.gate(&gates, 1));
     let bias = B::float_reshape(bias, Shape::new([1, sums.hidden_size]));
-    let recalled = B::float_add(sums.gate(&sums.from_hidden, 2), bias);
-    let n = B::float_tanh(B::float_add(sums.gate(&sums.from_input, 2), B::float_mul(r, recalled)));
-    let n = sums.dropped(n);
+    let recalled = match before_product {
+        Some((hidden, weight)) => B::float_add(B::float_matmul(B::float_mul(r, hidden), weight), bias),
+        None => B::float_mul(r, B::float_add(sums.gate(&sums.from_hidden, 2), bias)),
+    };
+    let n = sums.dropped(B::float_tanh(B::float_add(sums.gate(&sums.from_input, 2), recalled)));
     // (1 - z) ∘ n + z ∘ h, with one product less.
     let hidden = B::float_add(n.clone(), B::float_mul(z, B::float_sub(state.hidden, n)));
     StepState { hidden, ..state }
+}
+
+fn min_gru_step<B: Backend>(sums: &Sums<B>, state: StepState<B>) -> StepState<B> {
+    let z = B::sigmoid(sums.gate(&sums.from_input, 0));
+    let candidate = sums.dropped(sums.gate(&sums.from_input, 1));
+    let entered = B::float_mul(z, B::float_sub(candidate, state.hidden.clone()));
+    StepState { hidden: B::float_add(state.hidden, entered), ..state }
 }
 
 /// A linear layer, its weight laid out as in PyTorch.

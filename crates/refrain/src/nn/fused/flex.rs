@@ -7,16 +7,18 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Dispatch, Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 use refrain_kernels::{
-    DropoutKey, Dropped, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, OutputGradients,
-    Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape, SequenceTrace,
-    Zoneout, dropout, linear_cross_entropy, matmul_bias, sequence_backward, sequence_forward, sequence_forward_traced,
-    variational_dropout,
+    Beta, DropoutKey, Dropped, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef,
+    OutputGradients, Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape,
+    SequenceTrace, Zoneout, column_sums, dropout, linear_cross_entropy, matmul, matmul_bias, sequence_backward,
+    sequence_forward, sequence_forward_traced, variational_dropout,
 };
 
 use super::autodiff::{
-    FusedKernels, HeadGradients, HeadInputs, IncomingGradients, RecurrentGradients, RecurrentOutputs, WantedGradients,
+    FusedKernels, HeadGradients, HeadInputs, IncomingGradients, LinearInputs, RecurrentGradients, RecurrentOutputs,
+    WantedGradients,
 };
-use super::op::{DropMask, FusedOps, RecurrentSequence, ZoneoutMask};
+use super::composed;
+use super::op::{DropMask, FusedOps, OptionalTensor, RecurrentSequence, ZoneoutMask};
 use crate::nn::values;
 
 type Float = FloatTensor<Flex>;
@@ -98,6 +100,10 @@ fn contiguous_sequence(sequence: &RecurrentSequence<Flex>) -> RecurrentSequence<
         hidden: contiguous(&sequence.hidden),
         cell_state: sequence.cell_state.as_ref().map(contiguous).into(),
         peepholes: sequence.peepholes.as_ref().map(contiguous).into(),
+        projection: OptionalTensor::Absent,
+        gain_ih: OptionalTensor::Absent,
+        gain_hh: OptionalTensor::Absent,
+        norm_cell_state: OptionalTensor::Absent,
     }
 }
 
@@ -115,6 +121,10 @@ pub(in crate::nn) fn sequence_on_host<R>(
         hidden: host::<2>(sequence.hidden),
         cell_state: sequence.cell_state.map(host::<2>),
         peepholes: sequence.peepholes.map(host::<1>),
+        projection: OptionalTensor::Absent,
+        gain_ih: OptionalTensor::Absent,
+        gain_hh: OptionalTensor::Absent,
+        norm_cell_state: OptionalTensor::Absent,
     };
     run(sequence_shape(&sequence), sequence_inputs(&sequence))
 }
@@ -148,6 +158,9 @@ impl FusedOps for Flex {
     fn recurrent_sequence(
         sequence: RecurrentSequence<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        if !sequence.is_fused() {
+            return composed::recurrent_sequence::<Self>(sequence);
+        }
         sequence_outputs(&sequence, sequence_forward).0
     }
 
@@ -256,6 +269,7 @@ impl FusedKernels for Flex {
         let shape = sequence_shape(&sequence);
         let SequenceShape { cell, batch_size, seq_len, input_size, hidden_size } = shape;
         let (gates, biases) = (cell.num_gates() * hidden_size, cell.num_biases() * hidden_size);
+        let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
         let IncomingGradients { output: grad_output, last_hidden, last_cell_state } = incoming;
         let incoming = [grad_output, last_hidden, last_cell_state].map(|grad| grad.map(|grad| contiguous(&grad)));
         let [grad_output, grad_last_hidden, grad_last_cell_state] =
@@ -263,7 +277,7 @@ impl FusedKernels for Flex {
         let buffer = |wanted: bool, len: usize| wanted.then(|| vec![0.0f32; len]);
         let mut input = buffer(wanted.input, batch_size * seq_len * input_size);
         let mut weight_ih = buffer(wanted.weight_ih, gates * input_size);
-        let mut weight_hh = buffer(wanted.weight_hh, gates * hidden_size);
+        let mut weight_hh = buffer(wanted.weight_hh, recurrent_gates * hidden_size);
         let mut bias = buffer(wanted.bias, biases);
         let mut hidden = buffer(wanted.hidden, batch_size * hidden_size);
         let mut cell_state = buffer(wanted.cell_state, batch_size * hidden_size);
@@ -293,12 +307,37 @@ impl FusedKernels for Flex {
         RecurrentGradients {
             input: input.map(|values| tensor(values, [batch_size, seq_len, input_size])),
             weight_ih: weight_ih.map(|values| tensor(values, [gates, input_size])),
-            weight_hh: weight_hh.map(|values| tensor(values, [gates, hidden_size])),
+            weight_hh: weight_hh.map(|values| tensor(values, [recurrent_gates, hidden_size])),
             bias: bias.map(|values| tensor(values, [biases])),
             hidden: hidden.map(|values| tensor(values, [batch_size, hidden_size])),
             cell_state: cell_state.map(|values| tensor(values, [batch_size, hidden_size])),
             peepholes: peepholes.map(|values| tensor(values, [3 * hidden_size])),
         }
+    }
+
+    fn linear_backward(inputs: &LinearInputs<Self>, gradient: Float, wanted: [bool; 3]) -> [Option<Float>; 3] {
+        let LinearInputs { precision, input, weight } = inputs;
+        let ([rows, input_size], [output_size, _]) = (input.shape().dims(), weight.shape().dims());
+        let (input, weight, gradient) = (contiguous(input), contiguous(weight), contiguous(&gradient));
+        let of_output = MatRef::row_major(slice(&gradient), rows, output_size);
+        let engine = Engine::current();
+        let product = |a: MatRef, b: MatRef| {
+            let (rows, cols) = (a.rows(), b.cols());
+            let mut output = vec![0.0; rows * cols];
+            matmul(&engine, *precision, a, b, Beta::Overwrite, MatMut::row_major(&mut output, rows, cols));
+            tensor(output, [rows, cols])
+        };
+        let input = MatRef::row_major(slice(&input), rows, input_size);
+        let weight = MatRef::row_major(slice(&weight), output_size, input_size);
+        [
+            wanted[0].then(|| product(of_output, weight)),
+            wanted[1].then(|| product(of_output.transposed(), input)),
+            wanted[2].then(|| {
+                let mut sums = vec![0.0; output_size];
+                column_sums(&engine, of_output, &mut sums);
+                tensor(sums, [output_size])
+            }),
+        ]
     }
 
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (Float, HeadGradients<Self>) {

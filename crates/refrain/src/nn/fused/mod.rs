@@ -12,7 +12,8 @@ mod flex;
 mod op;
 
 pub use autodiff::{
-    FusedKernels, HeadGradients, HeadInputs, IncomingGradients, RecurrentGradients, RecurrentOutputs, WantedGradients,
+    FusedKernels, HeadGradients, HeadInputs, IncomingGradients, LinearInputs, RecurrentGradients, RecurrentOutputs,
+    WantedGradients,
 };
 pub(in crate::nn) use flex::sequence_on_host;
-pub use op::{DropMask, FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec, StepMasks, ZoneoutMask};
+pub use op::{DropMask, FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec, ResetGate, StepMasks, ZoneoutMask};

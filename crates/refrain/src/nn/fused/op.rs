@@ -23,6 +23,18 @@ pub struct RecurrentSpec {
     pub lengths: Option<Arc<[usize]>>,
     /// What is dropped and what zones out.
     pub masks: StepMasks,
+    /// Where the reset gate of a GRU comes.
+    pub reset: ResetGate,
+}
+
+/// Where the reset gate of a GRU comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResetGate {
+    /// After the recurrent product, `r ∘ (U h + b_m)`, as in cuDNN and PyTorch: one product a step.
+    #[default]
+    AfterProduct,
+    /// Before it, `U (r ∘ h) + b_m`, as in Cho et al. 2014.
+    BeforeProduct,
 }
 
 impl RecurrentSpec {
@@ -35,6 +47,7 @@ impl RecurrentSpec {
             memory: Memory::All,
             lengths: None,
             masks: StepMasks::default(),
+            reset: ResetGate::default(),
         }
     }
 }
@@ -73,7 +86,7 @@ pub enum ZoneoutMask {
 
 /// A recurrent layer over a whole sequence: what it is and what it reads.
 ///
-/// `num_gates` and `num_biases` are those of the [`Cell`].
+/// `num_gates`, `num_recurrent_gates` and `num_biases` are those of the [`Cell`].
 #[derive(Clone, Debug, ExtensionType)]
 pub struct RecurrentSequence<B: Backend> {
     /// What it is.
@@ -82,7 +95,7 @@ pub struct RecurrentSequence<B: Backend> {
     pub input: FloatTensor<B>,
     /// `[num_gates * hidden_size, input_size]`
     pub weight_ih: FloatTensor<B>,
-    /// `[num_gates * hidden_size, hidden_size]`
+    /// `[num_recurrent_gates * hidden_size, hidden_size]`
     pub weight_hh: FloatTensor<B>,
     /// `[num_biases * hidden_size]`
     pub bias: FloatTensor<B>,
@@ -94,6 +107,19 @@ pub struct RecurrentSequence<B: Backend> {
     /// Those of the input, forget and output gates, `[3 * hidden_size]`.
     #[extension_type]
     pub peepholes: OptionalTensor<B>,
+    /// From the hidden units of an LSTM to its hidden state, `[projection_size, hidden_size]`; `weight_hh` and `hidden` are then of
+    /// `projection_size` columns.
+    #[extension_type]
+    pub projection: OptionalTensor<B>,
+    /// Gains of normalised sums of the input, `[num_gates * hidden_size]`: see [`LayerNorms`](crate::nn::LayerNorms).
+    #[extension_type]
+    pub gain_ih: OptionalTensor<B>,
+    /// Gains of normalised sums of the state, `[num_gates * hidden_size]`.
+    #[extension_type]
+    pub gain_hh: OptionalTensor<B>,
+    /// Gain and bias of the normalised cell state, `[2 * hidden_size]`.
+    #[extension_type]
+    pub norm_cell_state: OptionalTensor<B>,
 }
 
 /// A tensor that may not be there; Burn's extensions take no `Option` of one.
@@ -135,7 +161,13 @@ impl<B: Backend> From<Option<FloatTensor<B>>> for OptionalTensor<B> {
 }
 
 impl<B: Backend> RecurrentSequence<B> {
-    /// `[batch_size, seq_len, input_size, hidden_size]`.
+    /// Whether the kernels know all that is asked. What they do not know is composed.
+    pub fn is_fused(&self) -> bool {
+        let composed = [&self.projection, &self.gain_ih, &self.gain_hh, &self.norm_cell_state];
+        self.spec.reset == ResetGate::AfterProduct && composed.iter().all(|tensor| tensor.as_ref().is_none())
+    }
+
+    /// `[batch_size, seq_len, input_size, hidden_size]`, the last one of the hidden state.
     pub fn sizes(&self) -> [usize; 4] {
         let [batch_size, seq_len, input_size] = self.input.shape().dims();
         let [_, hidden_size] = self.hidden.shape().dims();

@@ -289,7 +289,7 @@ fn what_may_have_been_meant_is_said() {
         ),
         (
             "[model.cell]\nkind = 1",
-            "error: `model.cell` must be one of `lstm`, `gru`, `rnn`, `rnn-relu`, found a table, a.toml:1",
+            "error: `model.cell` must be one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu`, found a table, a.toml:1",
         ),
         (
             "[model.foo]\nkind = 1",
