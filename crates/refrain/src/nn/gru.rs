@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use refrain_kernels::{Cell, Direction, Precision};
 
 use super::recurrent::{Pass, RecurrentLayer, RecurrentState};
-use super::{DropoutSchedule, Initializer, RecurrentOptions};
+use super::{DropoutSchedule, InitialWeights, Initializer, RecurrentOptions};
 
 /// Configuration of a [`Gru`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,10 @@ pub struct GruConfig {
     pub input_size: usize,
     /// Hidden units.
     pub hidden_size: usize,
+    /// How the input weights begin, if not as [usual](Self::init).
+    pub input_weights: Option<InitialWeights>,
+    /// How the recurrent weights begin, if not as [usual](Self::init).
+    pub recurrent_weights: Option<InitialWeights>,
     /// In what the factors of large products are kept.
     pub precision: Precision,
     /// What the layer does beyond its equations.
@@ -23,7 +27,14 @@ pub struct GruConfig {
 impl GruConfig {
     /// A layer in full precision.
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        Self { input_size, hidden_size, precision: Precision::default(), options: RecurrentOptions::default() }
+        Self {
+            input_size,
+            hidden_size,
+            input_weights: None,
+            recurrent_weights: None,
+            precision: Precision::default(),
+            options: RecurrentOptions::default(),
+        }
     }
 
     /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases: the update gate begins half open.
@@ -31,10 +42,12 @@ impl GruConfig {
     /// # Panics
     /// If the options are not those of the cell.
     pub fn init(&self, init: &mut Initializer<'_>) -> Gru {
-        let Self { input_size, hidden_size, precision, options } = *self;
+        let Self { input_size, hidden_size, precision, options, .. } = *self;
+        let input_weights = self.input_weights.unwrap_or(InitialWeights::XavierUniform);
+        let recurrent_weights = self.recurrent_weights.unwrap_or(InitialWeights::Orthogonal);
         Gru {
-            weight_ih: init.xavier_uniform([3 * hidden_size, input_size], 3),
-            weight_hh: init.orthogonal(hidden_size, 3),
+            weight_ih: init.weights(input_weights, [3 * hidden_size, input_size], 3),
+            weight_hh: init.weights(recurrent_weights, [3 * hidden_size, hidden_size], 3),
             bias: init.constant(vec![0.0; 4 * hidden_size]),
             precision,
             options: options.checked(Cell::Gru),

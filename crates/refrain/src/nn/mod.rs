@@ -28,7 +28,7 @@ pub use dropout::{Dropout, DropoutSchedule, VariationalDropout};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use gate_trace::GateTrace;
 pub use gru::{Gru, GruConfig};
-pub use init::Initializer;
+pub use init::{ForgetBias, InitialWeights, Initializer};
 pub use layer::{Layer, LayerConfig};
 pub use linear::{Linear, LinearConfig};
 pub use lstm::{InputGate, Lstm, LstmConfig, Peepholes};
