@@ -66,7 +66,8 @@ fn a_layers_weights_begin_as_its_configuration_says() {
         assert!((variance - 4.0).abs() < 0.6, "{gates} gates: {variance}");
         for (index, &value) in weight_hh.iter().enumerate() {
             let (row, column) = (index / 30, index % 30);
-            assert!(value == f32::from(u8::from(row % 30 == column)), "{gates} gates: [{row}, {column}] is {value}");
+            let expected = f32::from(u8::from(row % 30 == column));
+            assert_eq!(value.to_bits(), expected.to_bits(), "{gates} gates: [{row}, {column}] is {value}");
         }
     }
 }
@@ -89,7 +90,7 @@ fn chrono_biases_are_logarithms_of_times_up_to_the_longest() {
     let [weight_ih, weight_hh, bias] = initial(config);
     let (input, forget) = (&bias[..600], &bias[600..1200]);
     assert!(bias[1200..].iter().all(|&value| value == 0.0), "the candidate and the output gate begin at 0");
-    assert!(input.iter().zip(forget).all(|(input, forget)| *input == -forget));
+    assert!(input.iter().zip(forget).all(|(input, forget)| input.to_bits() == (-forget).to_bits()));
     // 1 / (1 - σ(b)) = 1 + exp(b) steps: uniform between 2 and 1000.
     let steps: Vec<f64> = forget.iter().map(|&value| 1.0 + f64::from(value).exp()).collect();
     assert!(steps.iter().all(|steps| (2.0..1000.1).contains(steps)));

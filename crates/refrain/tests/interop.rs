@@ -412,15 +412,17 @@ fn a_bidirectional_module_gives_pytorchs_outputs_and_comes_back() {
     assert_eq!(error.to_string(), expected);
 }
 
+type Change = fn(&mut LstmConfig);
+
 #[test]
 fn what_no_pytorch_module_has_is_refused_by_name() {
     let device = Device::flex();
-    let lstm = |change: fn(&mut LstmConfig)| {
+    let lstm = |change: Change| {
         let mut config = LstmConfig::new(4, 4);
         change(&mut config);
         config.init(&mut Initializer::new(1, &device))
     };
-    let changes: [(fn(&mut LstmConfig), &str); 4] = [
+    let changes: [(Change, &str); 4] = [
         (|config| config.input_gate = InputGate::Coupled, "coupled gates"),
         (|config| config.peepholes = Peepholes::Diagonal, "peepholes"),
         (|config| config.options.zoneout_hidden = 0.1, "zoneout"),
