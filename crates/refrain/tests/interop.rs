@@ -6,9 +6,12 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use refrain::interop::{InteropError, PyTorchRnn, RnnBias, RnnDirection, RnnKind, StateDict};
+use refrain::interop::{InteropError, PyTorchRnn, RnnBias, RnnDirection, RnnKind, RnnLayer, StateDict};
 use refrain::models::NamedTensor;
-use refrain::nn::{Gru, Nonlinearity, Rnn};
+use refrain::nn::{
+    Bidirectional, BidirectionalConfig, Connection, Gru, GruConfig, Initializer, InputGate, Layer, LstmConfig, Merge,
+    Nonlinearity, Peepholes, RecurrentOptions, Rnn, RnnConfig, Stack, StackConfig, Wiring,
+};
 use support::{Golden, assert_close, values};
 
 const TOLERANCE: f32 = 1e-5;
@@ -101,11 +104,9 @@ fn a_single_layer_becomes_a_layer_of_its_cell_and_of_no_other() {
     assert_eq!(error.to_string(), "the module has 3 layers: it does not fit into a single layer");
     let error = module("gru-bidirectional").stack(Nonlinearity::Tanh, &device).expect_err("two directions");
     assert_eq!(error.to_string(), "the module is bidirectional: it does not fit into a stack");
-    let projected = PyTorchRnn { name: "encoder".into(), ..module("lstm-projected") };
-    let mut one_way = projected.clone();
-    one_way.layers.iter_mut().for_each(|layer| layer.reverse = None);
-    let error = one_way.stack(Nonlinearity::Tanh, &device).expect_err("a projection");
-    assert_eq!(error.to_string(), "module `encoder` projects its hidden state to 2: it does not fit into a stack");
+    let named = PyTorchRnn { name: "encoder".into(), ..module("gru-bidirectional") };
+    let error = named.stack(Nonlinearity::Tanh, &device).expect_err("two directions");
+    assert_eq!(error.to_string(), "module `encoder` is bidirectional: it does not fit into a stack");
 }
 
 #[test]
@@ -338,8 +339,8 @@ fn layers_come_back_from_a_file_to_the_bit() {
     let numbers = |gru: &Gru| [values(gru.weight_ih.val()), values(gru.weight_hh.val()), values(gru.bias.val())];
     let rnn_numbers = |rnn: &Rnn| [values(rnn.weight_ih.val()), values(rnn.weight_hh.val()), values(rnn.bias.val())];
     let mut dict = StateDict::default();
-    dict.insert_rnn("a", &PyTorchRnn::from(&gru));
-    dict.insert_rnn("b", &PyTorchRnn::from(&relu));
+    dict.insert_rnn("a", &PyTorchRnn::try_from(&gru).expect("plain"));
+    dict.insert_rnn("b", &PyTorchRnn::try_from(&relu).expect("plain"));
     // All but the candidate's second bias stands in bias_ih.
     let [bias_ih, bias_hh] = ["a.bias_ih_l0", "a.bias_hh_l0"].map(|name| &dict.get(name).expect("there").values);
     let bias = values(gru.bias.val());
@@ -373,7 +374,117 @@ fn a_stack_of_different_layers_is_no_module() {
     assert!(matches!(PyTorchRnn::try_from(&mixed), Err(InteropError::MixedStack { layer: 0, .. })));
 }
 
-/// What we write, of stacks or as plain numbers: PyTorch was seen to read it.
+#[test]
+fn a_bidirectional_module_gives_pytorchs_outputs_and_comes_back() {
+    let (golden, device) = (Golden::read("interop"), Device::flex());
+    for file in ["gru-bidirectional.pt", "gru-bidirectional.safetensors"] {
+        let rnn = read(file).rnn().expect("a module");
+        let module = rnn.bidirectional(Nonlinearity::Tanh, &device).expect("two directions");
+        let (output, states) = module.forward(golden.tensor("gru-bidirectional.input", &device), None, None, None);
+        assert_close(file, &values(output), golden.values("gru-bidirectional.output"), TOLERANCE);
+        // PyTorch's states, too, are layer by layer, forward first.
+        let hidden = states.into_iter().flatten().flatten().flat_map(|state| values(state.hidden));
+        let hidden = hidden.collect::<Vec<_>>();
+        assert_close(file, &hidden, golden.values("gru-bidirectional.last_hidden"), TOLERANCE);
+
+        let again = PyTorchRnn::try_from(&module).expect("interleaved and concatenated");
+        assert_eq!((again.kind, again.input_size, again.hidden_size), (RnnKind::Gru, 3, 4));
+        assert_eq!((again.num_layers(), again.is_bidirectional()), (2, true));
+        for (layer, expected) in again.layers.iter().zip(&rnn.layers) {
+            let directions =
+                |layer: &RnnLayer| [Some(layer.forward.clone()), layer.reverse.clone()].map(Option::unwrap);
+            for (direction, expected) in directions(layer).into_iter().zip(directions(expected)) {
+                assert_eq!(direction.weight_ih, expected.weight_ih);
+                assert_eq!(direction.weight_hh, expected.weight_hh);
+            }
+        }
+        // Summed once, its biases stay as they are.
+        let twice = again.bidirectional(Nonlinearity::Tanh, &device).expect("two directions");
+        assert_eq!(PyTorchRnn::try_from(&twice).expect("the same again"), again);
+    }
+    let error = read("gru.pt").rnn().and_then(|rnn| rnn.bidirectional(Nonlinearity::Tanh, &device)).expect_err("one");
+    assert_eq!(error.to_string(), "the module is of one direction: it does not fit into a bidirectional layer");
+    let projected = read("lstm-projected.pt").rnn().expect("a module");
+    let module = projected.bidirectional(Nonlinearity::Tanh, &device).expect("two directions");
+    let (output, _) = module.forward(golden.tensor("lstm-projected.input", &device), None, None, None);
+    assert_close("lstm-projected", &values(output), golden.values("lstm-projected.output"), TOLERANCE);
+    let again = PyTorchRnn::try_from(&module).expect("one cell");
+    assert_eq!((again.hidden_size, again.projection_size), (projected.hidden_size, projected.projection_size));
+    for (layer, expected) in again.layers.iter().zip(&projected.layers) {
+        assert_eq!(layer.forward.weight_hr, expected.forward.weight_hr);
+        assert_eq!(layer.forward.weight_hh, expected.forward.weight_hh);
+    }
+}
+
+type Change = fn(&mut LstmConfig);
+
+#[test]
+fn what_no_pytorch_module_has_is_refused_by_name() {
+    let device = Device::flex();
+    let lstm = |change: Change| {
+        let mut config = LstmConfig::new(4, 4);
+        change(&mut config);
+        config.init(&mut Initializer::new(1, &device))
+    };
+    let changes: [(Change, &str); 4] = [
+        (|config| config.input_gate = InputGate::Coupled, "coupled gates"),
+        (|config| config.peepholes = Peepholes::Diagonal, "peepholes"),
+        (|config| config.options.zoneout_hidden = 0.1, "zoneout"),
+        (|config| config.options.zoneout_cell = 0.1, "zoneout"),
+    ];
+    let refused = |error: InteropError, name: &str, what: &str| {
+        assert_eq!(error.to_string(), format!("{name} has {what}, which no PyTorch module has"));
+    };
+    for (change, what) in changes {
+        refused(PyTorchRnn::try_from(&lstm(change)).expect_err(what), "the LSTM", what);
+        refused(RnnDirection::try_from(&lstm(change)).expect_err(what), "the LSTM", what);
+        let stack = Stack::from_layers(vec![lstm(|_| {}).into(), lstm(change).into()], 0.0);
+        refused(PyTorchRnn::try_from(&stack).expect_err(what), "layer 1 of the stack", what);
+        let both = Bidirectional::from_layers(vec![[lstm(|_| {}).into(), lstm(change).into()]], Merge::Concat, 0.0);
+        refused(PyTorchRnn::try_from(&both).expect_err(what), "layer 0 of the bidirectional layer", what);
+    }
+    let options = RecurrentOptions { zoneout_hidden: 0.1, ..RecurrentOptions::default() };
+    let gru = GruConfig { options, ..GruConfig::new(4, 4) }.init(&mut Initializer::new(1, &device));
+    refused(PyTorchRnn::try_from(&gru).expect_err("zoneout"), "the GRU", "zoneout");
+    let rnn = RnnConfig { options, ..RnnConfig::new(4, 4) }.init(&mut Initializer::new(1, &device));
+    refused(PyTorchRnn::try_from(&rnn).expect_err("zoneout"), "the RNN", "zoneout");
+
+    let plain = StackConfig::uniform(LstmConfig::new(4, 4), 2);
+    for (connection, what) in
+        [(Connection::Residual, "residual connections"), (Connection::Highway, "highway connections")]
+    {
+        let stack = StackConfig { connection, ..plain.clone() }.init(&mut Initializer::new(1, &device));
+        refused(PyTorchRnn::try_from(&stack).expect_err(what), "the stack", what);
+    }
+    let both = BidirectionalConfig::new(plain);
+    for (config, what) in [
+        (BidirectionalConfig { merge: Merge::Sum, ..both.clone() }, "a sum of its directions"),
+        (BidirectionalConfig { merge: Merge::Mean, ..both.clone() }, "a mean of its directions"),
+        (BidirectionalConfig { wiring: Wiring::Independent, ..both }, "independent directions of several layers"),
+    ] {
+        let module = config.init(&mut Initializer::new(1, &device));
+        refused(PyTorchRnn::try_from(&module).expect_err(what), "the bidirectional layer", what);
+    }
+}
+
+#[test]
+fn directions_of_different_layers_are_no_module() {
+    let device = Device::flex();
+    let gru = |input_size, hidden_size| -> Layer {
+        GruConfig::new(input_size, hidden_size).init(&mut Initializer::new(1, &device)).into()
+    };
+    let both = |layers| PyTorchRnn::try_from(&Bidirectional::from_layers(layers, Merge::Concat, 0.0));
+    let error = both(vec![[gru(3, 4), gru(3, 5)]]).expect_err("two sizes");
+    let expected = "layer 0 of the bidirectional layer is a GRU from 3 features to 5 units, but a PyTorch module here has a GRU \
+                    from 3 features to 4 units";
+    assert_eq!(error.to_string(), expected);
+    let error = both(vec![[gru(3, 4), gru(3, 4)], [gru(4, 4), gru(8, 4)]]).expect_err("half the features");
+    assert!(error.to_string().starts_with("layer 1 of the bidirectional layer is a GRU from 4 features"), "{error}");
+    assert!(both(vec![[gru(3, 4), gru(3, 4)], [gru(8, 4), gru(8, 4)]]).is_ok());
+    assert!(matches!(both(Vec::new()), Err(InteropError::MixedStack { layer: 0, .. })));
+}
+
+/// What we write, of layers or, where there is a projection, as plain numbers: PyTorch was seen to read it.
 const OURS: [(&str, Nonlinearity); 8] = [
     ("lstm", Nonlinearity::Tanh),
     ("lstm-deep", Nonlinearity::Tanh),
@@ -388,12 +499,19 @@ const OURS: [(&str, Nonlinearity); 8] = [
 fn ours(name: &str, nonlinearity: Nonlinearity) -> StateDict {
     let rnn = read(&format!("{name}.pt")).rnn().expect("a module");
     let mut dict = StateDict::default();
-    if rnn.is_bidirectional() {
-        dict.insert_rnn("", &rnn);
-    } else {
-        let stack = rnn.stack(nonlinearity, &Device::flex()).expect("a stack");
-        dict.insert_rnn("", &PyTorchRnn::try_from(&stack).expect("one cell"));
-    }
+    let device = Device::flex();
+    let module = match (rnn.is_bidirectional(), rnn.projection_size) {
+        (_, Some(_)) => rnn,
+        (true, None) => {
+            let module = rnn.bidirectional(nonlinearity, &device).expect("two directions");
+            PyTorchRnn::try_from(&module).expect("one cell")
+        }
+        (false, None) => {
+            let stack = rnn.stack(nonlinearity, &device).expect("one direction");
+            PyTorchRnn::try_from(&stack).expect("one cell")
+        }
+    };
+    dict.insert_rnn("", &module);
     dict
 }
 

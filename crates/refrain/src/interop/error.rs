@@ -132,15 +132,25 @@ pub enum InteropError {
         /// What was to be made of it.
         layer: &'static str,
     },
-    /// A stack whose layers are not those of one PyTorch module.
-    #[error("layer {layer} of the stack is {found}, but a PyTorch module here has {expected}")]
+    /// Layers that are not those of one PyTorch module.
+    #[error("layer {layer} of the {of} is {found}, but a PyTorch module here has {expected}")]
     MixedStack {
+        /// What they are the layers of.
+        of: &'static str,
         /// The layer, counted from 0.
         layer: usize,
         /// What it is.
         found: String,
         /// What it would have to be.
         expected: String,
+    },
+    /// A layer has what no PyTorch module has, and would compute something else there.
+    #[error("{name} has {what}, which no PyTorch module has")]
+    Foreign {
+        /// The layer.
+        name: String,
+        /// What it has.
+        what: String,
     },
 }
 
@@ -319,7 +329,7 @@ impl InteropError {
             }
             Self::SeveralModules { .. } => Some("name the one to take".into()),
             Self::NotFloat { .. } => Some("quantised modules are not read: save the module as it was trained".into()),
-            Self::Kind { .. } | Self::Shape { .. } | Self::MixedStack { .. } => None,
+            Self::Kind { .. } | Self::Shape { .. } | Self::MixedStack { .. } | Self::Foreign { .. } => None,
             Self::Unexpected { .. } => Some("weights of weight_norm and the like must be folded into one first".into()),
             Self::Option { .. } => Some("the weights of each layer and direction are there one by one".into()),
         }

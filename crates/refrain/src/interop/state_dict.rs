@@ -53,7 +53,7 @@ pub(super) struct Contents {
 /// # fn main() -> Result<(), refrain::interop::InteropError> {
 /// let lstm = StateDict::read("lstm.pt".as_ref())?.rnn()?.lstm(&Device::flex())?;
 /// let mut dict = StateDict::default();
-/// dict.insert_rnn("encoder", &PyTorchRnn::from(&lstm));
+/// dict.insert_rnn("encoder", &PyTorchRnn::try_from(&lstm)?);
 /// dict.write_safetensors("encoder.safetensors".as_ref())?;
 /// # Ok(())
 /// # }

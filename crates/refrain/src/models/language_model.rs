@@ -34,7 +34,8 @@ impl LanguageModelConfig {
 
     /// The lowest recurrent layer.
     fn layer(&self) -> LayerConfig {
-        let Self { embedding_size: input_size, hidden_size, forget_bias, .. } = *self;
+        let Self { embedding_size: input_size, hidden_size, .. } = *self;
+        let forget_bias = self.forget_bias.into();
         let precision = self.precision.into();
         let rnn = |nonlinearity| RnnConfig { nonlinearity, precision, ..RnnConfig::new(input_size, hidden_size) };
         match self.cell {

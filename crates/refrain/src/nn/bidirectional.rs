@@ -4,7 +4,10 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use refrain_kernels::Direction;
 
-use super::{Dropout, DropoutSchedule, Initializer, RecurrentOptions, RecurrentState, Stack, StackConfig};
+use super::{
+    Connection, Dropout, DropoutSchedule, Initializer, Layer, LayerConfig, RecurrentOptions, RecurrentState, Stack,
+    StackConfig,
+};
 
 /// What becomes of the outputs of both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,29 +55,19 @@ impl BidirectionalConfig {
     /// As [`StackConfig::init`]; and with interleaved layers if the stack has connections: they would go around a merge.
     pub fn init(&self, init: &mut Initializer<'_>) -> Bidirectional {
         let Self { stack, merge, wiring } = self;
-        let directions = |stack: &StackConfig, init: &mut Initializer<'_>| Directions {
-            forward: stack.init(init),
-            backward: stack.init(init),
-        };
+        let mut directions = |stack: &StackConfig| Directions { forward: stack.init(init), backward: stack.init(init) };
         let blocks = match wiring {
-            Wiring::Independent => {
-                let sizes = stack.layers.last().map(super::LayerConfig::hidden_size);
-                assert!(sizes.is_some(), "a bidirectional stack has at least one layer");
-                vec![directions(stack, init)]
-            }
+            Wiring::Independent => vec![directions(stack)],
             Wiring::Interleaved => {
-                assert!(
-                    stack.connection == super::Connection::Plain,
-                    "interleaved layers cannot have {:?} connections",
-                    stack.connection
-                );
-                let mut below = stack.layers.first().expect("a stack has at least one layer").input_size();
-                let block = |layer: &super::LayerConfig| {
+                let StackConfig { layers, connection, .. } = stack;
+                assert!(*connection == Connection::Plain, "interleaved layers cannot have {connection:?} connections");
+                let mut below = layers.first().expect("a stack has at least one layer").input_size();
+                let block = |layer: &LayerConfig| {
                     let layers = vec![layer.with_input_size(below)];
                     below = merge.size(layer.hidden_size());
-                    directions(&StackConfig { layers, ..stack.clone() }, init)
+                    directions(&StackConfig { layers, ..stack.clone() })
                 };
-                stack.layers.iter().map(block).collect()
+                layers.iter().map(block).collect()
             }
         };
         Bidirectional { blocks, dropout: stack.dropout, merge: *merge }
@@ -125,6 +118,22 @@ pub type BidirectionalState = Vec<[Vec<RecurrentState>; 2]>;
 const BACKWARD_SITE: usize = 128;
 
 impl Bidirectional {
+    /// [Interleaved](Wiring::Interleaved) layers that are there already, from the lowest up, each forward before backward, with
+    /// dropout between them.
+    ///
+    /// # Panics
+    /// If dropout is not in `[0, 1)`.
+    pub fn from_layers(layers: Vec<[Layer; 2]>, merge: Merge, dropout: f64) -> Self {
+        let stack = |layer: Layer| Stack::from_layers(vec![layer], dropout);
+        let block = |[forward, backward]: [Layer; 2]| Directions { forward: stack(forward), backward: stack(backward) };
+        Self { blocks: layers.into_iter().map(block).collect(), dropout, merge }
+    }
+
+    /// What becomes of the outputs of both directions.
+    pub fn merge(&self) -> Merge {
+        self.merge
+    }
+
     /// Runs over whole sequences; without a state, from zeros. Arguments as [`Lstm::forward`](super::Lstm::forward).
     ///
     /// # Shapes

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use refrain_kernels::{Cell, Direction, Precision};
 
 use super::recurrent::{Pass, RecurrentLayer, RecurrentState, Variant};
-use super::{DropoutSchedule, Initializer, LayerNorms, Normalization, RecurrentOptions, ResetGate};
+use super::{DropoutSchedule, InitialWeights, Initializer, LayerNorms, Normalization, RecurrentOptions, ResetGate};
 
 /// Configuration of a [`Gru`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,10 @@ pub struct GruConfig {
     pub reset: ResetGate,
     /// Whether sums are normalised.
     pub normalization: Normalization,
+    /// How the input weights begin, if not as [usual](Self::init).
+    pub input_weights: Option<InitialWeights>,
+    /// How the recurrent weights begin, if not as [usual](Self::init).
+    pub recurrent_weights: Option<InitialWeights>,
     /// In what the factors of large products are kept.
     pub precision: Precision,
     /// What the layer does beyond its equations.
@@ -32,6 +36,8 @@ impl GruConfig {
             hidden_size,
             reset: ResetGate::default(),
             normalization: Normalization::default(),
+            input_weights: None,
+            recurrent_weights: None,
             precision: Precision::default(),
             options: RecurrentOptions::default(),
         }
@@ -47,14 +53,16 @@ impl GruConfig {
     /// # Panics
     /// If the options are not those of the cell.
     pub fn init(&self, init: &mut Initializer<'_>) -> Gru {
-        let Self { input_size, hidden_size, reset, normalization, precision, options } = *self;
+        let Self { input_size, hidden_size, reset, normalization, precision, options, .. } = *self;
         assert!(
             reset == ResetGate::AfterProduct || normalization == Normalization::None,
             "{reset:?} does not go with {normalization:?} normalisation: there is no one product of the state"
         );
+        let input_weights = self.input_weights.unwrap_or(InitialWeights::XavierUniform);
+        let recurrent_weights = self.recurrent_weights.unwrap_or(InitialWeights::Orthogonal);
         Gru {
-            weight_ih: init.xavier_uniform([3 * hidden_size, input_size], 3),
-            weight_hh: init.orthogonal(hidden_size, 3),
+            weight_ih: init.weights(input_weights, [3 * hidden_size, input_size], 3),
+            weight_hh: init.weights(recurrent_weights, [3 * hidden_size, hidden_size], 3),
             bias: init.constant(vec![0.0; 4 * hidden_size]),
             norms: normalization.init(Cell::Gru, hidden_size, init),
             reset,

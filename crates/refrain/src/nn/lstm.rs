@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use refrain_kernels::{Cell, Direction, Precision};
 
 use super::recurrent::{Pass, RecurrentLayer, RecurrentState, Variant};
-use super::{DropoutSchedule, Initializer, LayerNorms, Normalization, RecurrentOptions};
+use super::{DropoutSchedule, ForgetBias, InitialWeights, Initializer, LayerNorms, Normalization, RecurrentOptions};
 
 /// How an LSTM's input gate is had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,11 @@ pub struct LstmConfig {
     /// Hidden units.
     pub hidden_size: usize,
     /// The forget gate's initial bias.
-    pub forget_bias: f64,
+    pub forget_bias: ForgetBias,
+    /// How the input weights begin, if not as [usual](Self::init).
+    pub input_weights: Option<InitialWeights>,
+    /// How the recurrent weights begin, if not as [usual](Self::init).
+    pub recurrent_weights: Option<InitialWeights>,
     /// How the input gate is had.
     pub input_gate: InputGate,
     /// Whether the gates see the cell state.
@@ -65,7 +69,9 @@ impl LstmConfig {
         Self {
             input_size,
             hidden_size,
-            forget_bias: 1.0,
+            forget_bias: ForgetBias::default(),
+            input_weights: None,
+            recurrent_weights: None,
             input_gate: InputGate::default(),
             peepholes: Peepholes::default(),
             projection_size: None,
@@ -83,22 +89,32 @@ impl LstmConfig {
     /// Xavier input weights, orthogonal recurrent weights (Saxe et al. 2013), zero biases but for the forget gate's, zero peepholes.
     ///
     /// # Panics
-    /// If the options are not those of the cell.
+    /// If the options are not those of the cell, or [chrono](ForgetBias::Chrono) biases are for fewer than two steps.
     pub fn init(&self, init: &mut Initializer<'_>) -> Lstm {
         let Self { input_size, hidden_size, input_gate, .. } = *self;
         let cell = input_gate.cell();
         let gates = cell.num_gates();
-        let mut bias = vec![0.0; cell.num_biases() * hidden_size];
-        // The forget gate comes before the candidate and the output gate.
-        bias[(gates - 3) * hidden_size..(gates - 2) * hidden_size].fill(self.forget_bias as f32);
+        let input_weights = self.input_weights.unwrap_or(InitialWeights::XavierUniform);
+        let recurrent_weights = self.recurrent_weights.unwrap_or(match self.projection_size {
+            None => InitialWeights::Orthogonal,
+            // There is no orthogonal matrix of another shape than a square.
+            Some(_) => InitialWeights::XavierUniform,
+        });
+        let weight_ih = init.weights(input_weights, [gates * hidden_size, input_size], gates);
+        let weight_hh = init.weights(recurrent_weights, [gates * hidden_size, self.output_size()], gates);
+        let [input, forget] = init.gate_biases(self.forget_bias, hidden_size);
+        let mut bias = match input_gate {
+            InputGate::Own => [input, forget].concat(),
+            InputGate::Coupled => forget,
+        };
+        bias.resize(cell.num_biases() * hidden_size, 0.0);
         Lstm {
-            weight_ih: init.xavier_uniform([gates * hidden_size, input_size], gates),
-            weight_hh: match self.projection_size {
-                None => init.orthogonal(hidden_size, gates),
-                Some(projection_size) => init.xavier_uniform([gates * hidden_size, projection_size], gates),
-            },
+            weight_ih,
+            weight_hh,
             bias: init.constant(bias),
-            projection: self.projection_size.map(|size| init.xavier_uniform([size, hidden_size], 1)),
+            projection: self
+                .projection_size
+                .map(|size| init.weights(InitialWeights::XavierUniform, [size, hidden_size], 1)),
             norms: self.normalization.init(cell, hidden_size, init),
             peepholes: (self.peepholes == Peepholes::Diagonal).then(|| init.constant(vec![0.0; 3 * hidden_size])),
             input_gate,

@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use refrain_kernels::{Cell, Direction, Precision};
 
 use super::recurrent::{Pass, RecurrentLayer, RecurrentState, Variant};
-use super::{DropoutSchedule, Initializer, RecurrentOptions};
+use super::{DropoutSchedule, InitialWeights, Initializer, RecurrentOptions};
 
 /// Configuration of a [`MinGru`] layer.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,8 @@ pub struct MinGruConfig {
     pub input_size: usize,
     /// Hidden units.
     pub hidden_size: usize,
+    /// How the input weights begin, if not as [usual](Self::init).
+    pub input_weights: Option<InitialWeights>,
     /// In what the factors of large products are kept.
     pub precision: Precision,
     /// What the layer does beyond its equations.
@@ -23,7 +25,13 @@ pub struct MinGruConfig {
 impl MinGruConfig {
     /// A layer in full precision.
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        Self { input_size, hidden_size, precision: Precision::default(), options: RecurrentOptions::default() }
+        Self {
+            input_size,
+            hidden_size,
+            input_weights: None,
+            precision: Precision::default(),
+            options: RecurrentOptions::default(),
+        }
     }
 
     /// Features of the output.
@@ -36,9 +44,10 @@ impl MinGruConfig {
     /// # Panics
     /// If the options are not those of the cell; there are no recurrent weights or products to drop.
     pub fn init(&self, init: &mut Initializer<'_>) -> MinGru {
-        let Self { input_size, hidden_size, precision, options } = *self;
+        let Self { input_size, hidden_size, precision, options, .. } = *self;
+        let input_weights = self.input_weights.unwrap_or(InitialWeights::XavierUniform);
         MinGru {
-            weight_ih: init.xavier_uniform([2 * hidden_size, input_size], 2),
+            weight_ih: init.weights(input_weights, [2 * hidden_size, input_size], 2),
             bias: init.constant(vec![0.0; 2 * hidden_size]),
             precision,
             options: options.checked(Cell::MinGru),

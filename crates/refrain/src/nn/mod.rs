@@ -31,7 +31,7 @@ pub use embedding::{Embedding, EmbeddingConfig};
 pub use fused::ResetGate;
 pub use gate_trace::GateTrace;
 pub use gru::{Gru, GruConfig};
-pub use init::Initializer;
+pub use init::{ForgetBias, InitialWeights, Initializer};
 pub use layer::{Layer, LayerConfig};
 pub use linear::{Linear, LinearConfig};
 pub use lstm::{InputGate, Lstm, LstmConfig, Peepholes};

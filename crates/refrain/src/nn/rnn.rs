@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use refrain_kernels::{Cell, Direction, Precision};
 
 use super::recurrent::{Pass, RecurrentLayer, RecurrentState, Variant};
-use super::{DropoutSchedule, Initializer, LayerNorms, Normalization, RecurrentOptions};
+use super::{DropoutSchedule, InitialWeights, Initializer, LayerNorms, Normalization, RecurrentOptions};
 
 /// What a simple recurrent layer does to its sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,10 @@ pub struct RnnConfig {
     pub nonlinearity: Nonlinearity,
     /// Whether sums are normalised.
     pub normalization: Normalization,
+    /// How the input weights begin, if not as [usual](Self::init).
+    pub input_weights: Option<InitialWeights>,
+    /// How the recurrent weights begin, if not as [usual](Self::init).
+    pub recurrent_weights: Option<InitialWeights>,
     /// In what the factors of large products are kept.
     pub precision: Precision,
     /// What the layer does beyond its equations.
@@ -51,6 +55,8 @@ impl RnnConfig {
             hidden_size,
             nonlinearity: Nonlinearity::default(),
             normalization: Normalization::default(),
+            input_weights: None,
+            recurrent_weights: None,
             precision: Precision::default(),
             options: RecurrentOptions::default(),
         }
@@ -67,11 +73,15 @@ impl RnnConfig {
     /// # Panics
     /// If the options are not those of the cell.
     pub fn init(&self, init: &mut Initializer<'_>) -> Rnn {
-        let Self { input_size, hidden_size, nonlinearity, normalization, precision, options } = *self;
-        let (weight_ih, weight_hh) = match nonlinearity {
-            Nonlinearity::Tanh => (init.xavier_uniform([hidden_size, input_size], 1), init.orthogonal(hidden_size, 1)),
-            Nonlinearity::Relu => (init.normal([hidden_size, input_size], 1e-3), init.identity(hidden_size)),
+        let Self { input_size, hidden_size, nonlinearity, normalization, precision, options, .. } = *self;
+        let (input_weights, recurrent_weights) = match nonlinearity {
+            Nonlinearity::Tanh => (InitialWeights::XavierUniform, InitialWeights::Orthogonal),
+            Nonlinearity::Relu => (InitialWeights::Normal { deviation: 1e-3 }, InitialWeights::Identity),
         };
+        let input_weights = self.input_weights.unwrap_or(input_weights);
+        let recurrent_weights = self.recurrent_weights.unwrap_or(recurrent_weights);
+        let weight_ih = init.weights(input_weights, [hidden_size, input_size], 1);
+        let weight_hh = init.weights(recurrent_weights, [hidden_size, hidden_size], 1);
         let bias = init.constant(vec![0.0; hidden_size]);
         let cell = nonlinearity.cell();
         let norms = normalization.init(cell, hidden_size, init);

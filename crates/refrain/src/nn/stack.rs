@@ -45,7 +45,7 @@ impl StackConfig {
     /// are not of one size.
     pub fn init(&self, init: &mut Initializer<'_>) -> Stack {
         let Self { dropout, connection, .. } = *self;
-        assert!((0.0..1.0).contains(&dropout), "dropout is {dropout} but must be at least 0 and below 1");
+        check_dropout(dropout);
         let mut below = self.layers.first().expect("a stack has at least one layer").input_size();
         let mut layers = Vec::with_capacity(self.layers.len());
         let mut gates = Vec::new();
@@ -87,8 +87,13 @@ impl Stack {
     /// # Panics
     /// If dropout is not in `[0, 1)`.
     pub fn from_layers(layers: Vec<Layer>, dropout: f64) -> Self {
-        assert!((0.0..1.0).contains(&dropout), "dropout is {dropout} but must be at least 0 and below 1");
+        check_dropout(dropout);
         Self { layers, gates: Vec::new(), dropout, connection: Connection::Plain }
+    }
+
+    /// How outputs go up.
+    pub fn connection(&self) -> Connection {
+        self.connection
     }
 
     /// Runs over whole sequences; `state` has one entry a layer, or is `None` for zeros. Arguments as
@@ -153,12 +158,13 @@ impl Stack {
             Connection::Plain => above,
             Connection::Residual => above + below,
             Connection::Highway => {
-                let [batch_size, seq_len, size] = below.dims();
-                let rows = below.clone().reshape([batch_size * seq_len, size]);
-                let gate =
-                    activation::sigmoid(self.gates[index - 1].forward(rows)).reshape([batch_size, seq_len, size]);
+                let gate = activation::sigmoid(self.gates[index - 1].forward_steps(below.clone()));
                 below.clone() + gate * (above - below)
             }
         }
     }
+}
+
+fn check_dropout(dropout: f64) {
+    assert!((0.0..1.0).contains(&dropout), "dropout is {dropout} but must be at least 0 and below 1");
 }
