@@ -29,6 +29,7 @@ fn help_names_every_command() {
       quantize     Write a model with weights in int8, if it still predicts a text as well
       bench        Time the fixed cases of training, layers, inference and generation, alone or beside
                    another program
+      gates        Draw what the gates of a layer do over a text, as SVG
       info         Show what is in a model file
       completions  Print a completion script for a shell
       man          Write the manual pages, one a command
@@ -439,6 +440,7 @@ fn completions_know_every_command() {
             "evaluate",
             "quantize",
             "bench",
+            "gates",
             "info",
             "completions",
             "man",
@@ -455,7 +457,7 @@ fn there_is_a_manual_page_for_every_command() {
     let scratch = Scratch::new();
     assert_eq!(scratch.succeed("man pages"), "");
     let pages = names(&scratch.join("pages"));
-    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-completions.1 refrain-evaluate.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-quantize.1 refrain-train.1 refrain.1");
+    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-completions.1 refrain-evaluate.1 refrain-gates.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-quantize.1 refrain-train.1 refrain.1");
     for page in pages {
         let roff = text(&scratch.read(&format!("pages/{page}")));
         for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {
