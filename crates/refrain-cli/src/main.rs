@@ -4,6 +4,7 @@ mod commands;
 mod console;
 mod engine;
 mod failure;
+mod heat_map;
 mod input;
 mod model;
 mod output;
@@ -30,6 +31,7 @@ enum Command {
     Evaluate(commands::evaluate::Args),
     Quantize(commands::quantize::Args),
     Bench(commands::bench::Args),
+    Gates(commands::gates::Args),
     Info(commands::info::Args),
     Completions(commands::completions::Args),
     Man(commands::man::Args),
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => commands::evaluate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Quantize(args) => commands::quantize::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => commands::bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Gates(args) => commands::gates::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => commands::info::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => commands::completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Man(args) => commands::man::run(&args).map(|()| ExitCode::SUCCESS),

@@ -29,6 +29,7 @@ fn help_names_every_command() {
       quantize     Write a model with weights in int8, if it still predicts a text as well
       bench        Time the fixed cases of training, layers, inference and generation, alone or beside
                    another program
+      gates        Draw what the gates of a layer do over a text, as SVG
       info         Show what is in a model file
       completions  Print a completion script for a shell
       man          Write the manual pages, one a command
@@ -429,6 +430,69 @@ fn help_says_what_every_column_of_a_benchmark_means() {
 }
 
 #[test]
+fn help_names_every_default_of_drawing() {
+    assert_snapshot!(help("gates --help"), @r#"
+    Draw what the gates of a layer do over a text, as SVG
+
+    One heat map for each gate, the cell state and the hidden state: the characters from left to right,
+    one unit a row. If the layer has more units than --units, as many are drawn, evenly spread. Rows are
+    in the same order in all maps: by the mean of the forget or update gate, at the top the unit that
+    keeps most of its state; without gates, by the mean of the hidden state.
+
+    The text is read as the beginning of a line, as `refrain generate` reads a prompt: a new line goes
+    before it, unless it begins with one.
+
+    For example: refrain gates runs/shakespeare-001 --text "To be, or not to be" --output gates.svg
+
+    Usage: refrain gates [OPTIONS] --text <TEXT> <MODEL>
+
+    Arguments:
+      <MODEL>
+              A run's folder, whose best model is taken, or a model file
+
+    Options:
+          --text <TEXT>
+              What the model reads, of at most 200 characters; - reads it from stdin
+
+          --layer <N>
+              The layer, counted from 1, the lowest
+
+              [default: 1]
+
+          --units <N>
+              How many units to draw
+
+              [default: 24]
+
+          --output <FILE>
+              The picture to write, which must not exist yet [default: stdout]
+
+          --json
+              Print the values of all units as one JSON object instead, by name, character and unit
+
+      -h, --help
+              Print help (see a summary with '-h')
+
+      -V, --version
+              Print version
+
+    Computing:
+          --threads <N>
+              Threads to compute with [default: the processors this process may use]
+
+              The result is the same to the byte with any number.
+
+          --kernel <NAME>
+              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
+
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
+              that this processor has. Results differ between instruction sets in the last bits.
+
+              [default: auto]
+    "#);
+}
+
+#[test]
 fn completions_know_every_command() {
     let scratch = Scratch::new();
     for shell in ["bash", "zsh", "fish"] {
@@ -439,6 +503,7 @@ fn completions_know_every_command() {
             "evaluate",
             "quantize",
             "bench",
+            "gates",
             "info",
             "completions",
             "man",
@@ -455,7 +520,7 @@ fn there_is_a_manual_page_for_every_command() {
     let scratch = Scratch::new();
     assert_eq!(scratch.succeed("man pages"), "");
     let pages = names(&scratch.join("pages"));
-    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-completions.1 refrain-evaluate.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-quantize.1 refrain-train.1 refrain.1");
+    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-completions.1 refrain-evaluate.1 refrain-gates.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-quantize.1 refrain-train.1 refrain.1");
     for page in pages {
         let roff = text(&scratch.read(&format!("pages/{page}")));
         for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod evaluate;
+pub(crate) mod gates;
 pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod man;

@@ -1,11 +1,10 @@
 //! `refrain quantize`.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use refrain::data::grouped;
-use refrain::files::{FileError, write_atomic};
+use refrain::files::write_atomic;
 use refrain::metrics::LanguageModelScore;
 use refrain::models::{Dtype, TrainedModel};
 use refrain::text::Encoding;
@@ -49,7 +48,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    check_free(&args.output)?;
+    output::check_free(&args.output)?;
     let engine = args.engine.install()?;
     let file = model::file_of(&args.model)?;
     let trained = model::load(&file)?;
@@ -75,7 +74,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let bytes = quantized.to_artefact().to_bytes()?;
     // Scoring takes a while; somebody may have written it since.
-    check_free(&args.output)?;
+    output::check_free(&args.output)?;
     write_atomic(&args.output, &bytes)?;
 
     let sizes = [std::fs::metadata(&file)?.len(), bytes.len() as u64];
@@ -118,23 +117,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     );
     report += &score::unknown_line(unknown, &decoded.text);
     output::write(report.as_bytes())
-}
-
-/// Says before the work, not after it, that the file could not be written, or that something would be lost to it.
-fn check_free(output: &Path) -> anyhow::Result<()> {
-    // A link that leads nowhere is there, too.
-    if output.symlink_metadata().is_ok() {
-        return Err(Usage::error(
-            format!("{} exists already", output.display()),
-            "choose another name, or remove it first",
-        ));
-    }
-    match output.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(FileError::new("write", output, ErrorKind::NotFound.into()).into())
-        }
-        _ => Ok(()),
-    }
 }
 
 /// How much higher the perplexity is after: from the losses, since that of a very bad model is beyond any number.

@@ -1,0 +1,272 @@
+//! Heat maps below each other as one SVG: the same columns and rows in each, a scale and a legend of its own.
+
+use std::fmt::Write as _;
+
+/// What colours mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scale {
+    /// From 0, dark blue, to 1, yellow.
+    Share,
+    /// From minus this, blue, through 0, white, to this, orange.
+    Signed(f32),
+    /// The same, where values beyond are drawn as the ends.
+    Clipped(f32),
+}
+
+/// One heat map.
+#[derive(Clone, Debug)]
+pub(crate) struct HeatMap {
+    pub(crate) title: String,
+    pub(crate) scale: Scale,
+    /// By row and column.
+    pub(crate) values: Vec<Vec<f32>>,
+}
+
+/// What all heat maps of a picture share.
+#[derive(Clone, Debug)]
+pub(crate) struct Picture {
+    pub(crate) title: String,
+    pub(crate) subtitle: String,
+    /// The characters under the columns.
+    pub(crate) columns: Vec<char>,
+    /// The names of the rows.
+    pub(crate) rows: Vec<String>,
+    pub(crate) maps: Vec<HeatMap>,
+}
+
+/// Colours between the ends of a scale.
+const LEVELS: usize = 21;
+const CELL_WIDTH: usize = 14;
+const CELL_HEIGHT: usize = 9;
+const LEFT: usize = 48;
+const RIGHT: usize = 16;
+/// The title and what is below it.
+const TOP: usize = 52;
+/// The line above a heat map, with its title and legend.
+const HEADING: usize = 26;
+/// The characters below it.
+const FOOT: usize = 30;
+/// Room for the longest line beside a legend.
+const MIN_WIDTH: usize = 860;
+const SWATCH: usize = 6;
+
+/// The colours of [`Scale::Share`]: cividis (Nuñez et al. 2018), which colour-blind eyes see as others do.
+const SEQUENTIAL: &[[u8; 3]] = &[
+    [0x00, 0x20, 0x4d],
+    [0x31, 0x44, 0x6b],
+    [0x66, 0x69, 0x70],
+    [0x95, 0x8f, 0x78],
+    [0xcb, 0xba, 0x69],
+    [0xff, 0xea, 0x46],
+];
+/// Those of the others: blue and orange, which no common colour blindness confuses.
+const DIVERGING: &[[u8; 3]] =
+    &[[0x0b, 0x4f, 0x96], [0x74, 0xa9, 0xd8], [0xf7, 0xf7, 0xf7], [0xf2, 0xa5, 0x5c], [0x9a, 0x4a, 0x00]];
+
+const STYLE: &str = "text{fill:#24292f;font-family:'DejaVu Sans Mono',Menlo,Consolas,monospace}\
+    .ground{fill:#fff}.faint{fill:#57606a}.frame{fill:none;stroke:#8c959f}\
+    @media(prefers-color-scheme:dark){text{fill:#e6edf3}.ground{fill:#0d1117}.faint{fill:#9198a1}.frame{stroke:#656c76}}";
+
+impl Scale {
+    fn level(self, value: f32) -> usize {
+        let share = match self {
+            Self::Share => value,
+            Self::Signed(end) | Self::Clipped(end) => 0.5 + 0.5 * value / end,
+        };
+        (share.clamp(0.0, 1.0) * (LEVELS - 1) as f32).round() as usize
+    }
+
+    fn colour(self, level: usize) -> String {
+        let stops = if self == Self::Share { SEQUENTIAL } else { DIVERGING };
+        let position = level * (stops.len() - 1);
+        let below = (position / (LEVELS - 1)).min(stops.len() - 2);
+        let part = position - below * (LEVELS - 1);
+        let mix = |channel: usize| {
+            let [from, to] = [below, below + 1].map(|stop| usize::from(stops[stop][channel]));
+            (from * (LEVELS - 1 - part) + to * part + (LEVELS - 1) / 2) / (LEVELS - 1)
+        };
+        format!("#{:02x}{:02x}{:02x}", mix(0), mix(1), mix(2))
+    }
+
+    /// What stands at the ends of the legend.
+    fn ends(self) -> [String; 2] {
+        match self {
+            Self::Share => ["0".to_owned(), "1".to_owned()],
+            Self::Signed(end) => [format!("−{end}"), format!("{end}")],
+            Self::Clipped(end) => [format!("≤ −{end:.1}"), format!("≥ {end:.1}")],
+        }
+    }
+}
+
+impl Picture {
+    /// The file: the same picture gives the same bytes.
+    pub(crate) fn svg(&self) -> String {
+        let (map_width, map_height) = (self.columns.len() * CELL_WIDTH, self.rows.len() * CELL_HEIGHT);
+        let width = (LEFT + map_width + RIGHT).max(MIN_WIDTH);
+        let pitch = HEADING + map_height + FOOT;
+        let height = TOP + self.maps.len() * pitch;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n\
+             <title>{title}</title>\n<style>{STYLE}</style>\n\
+             <rect class=\"ground\" width=\"{width}\" height=\"{height}\" rx=\"6\"/>\n\
+             <text x=\"{LEFT}\" y=\"24\" font-size=\"15\">{title}</text>\n\
+             <text class=\"faint\" x=\"{LEFT}\" y=\"42\" font-size=\"11\">{subtitle}</text>\n",
+            title = escaped(&self.title),
+            subtitle = escaped(&self.subtitle),
+        );
+        svg += "<defs><g id=\"axes\">\n<g font-size=\"12\" text-anchor=\"middle\">";
+        for (column, &ch) in self.columns.iter().enumerate() {
+            let (x, y) = (column * CELL_WIDTH + CELL_WIDTH / 2, map_height + 14);
+            let (class, shown) = shown(ch);
+            write(&mut svg, format_args!("<text{class} x=\"{x}\" y=\"{y}\">{}</text>", escaped(&shown.to_string())));
+        }
+        svg += "</g>\n<g class=\"faint\" font-size=\"8\" text-anchor=\"end\">";
+        for (row, name) in self.rows.iter().enumerate() {
+            let y = row * CELL_HEIGHT + CELL_HEIGHT - 2;
+            write(&mut svg, format_args!("<text class=\"faint\" x=\"-5\" y=\"{y}\">{}</text>", escaped(name)));
+        }
+        write(
+            &mut svg,
+            format_args!(
+                "</g>\n<text class=\"faint\" font-size=\"9\" text-anchor=\"middle\" transform=\"translate(-34 {}) rotate(-90)\">unit</text>\n</g></defs>\n",
+                map_height / 2
+            ),
+        );
+        for (index, map) in self.maps.iter().enumerate() {
+            let y = TOP + index * pitch + HEADING;
+            write(&mut svg, format_args!("<g transform=\"translate({LEFT} {y})\">\n"));
+            write(&mut svg, format_args!("<text y=\"-9\" font-size=\"13\">{}</text>\n", escaped(&map.title)));
+            map.legend(&mut svg, width - LEFT - RIGHT);
+            map.cells(&mut svg, [self.columns.len(), self.rows.len()]);
+            write(
+                &mut svg,
+                format_args!(
+                    "<rect class=\"frame\" x=\"-.5\" y=\"-.5\" width=\"{}\" height=\"{}\"/>\n",
+                    map_width + 1,
+                    map_height + 1
+                ),
+            );
+            svg += "<use href=\"#axes\"/>\n</g>\n";
+        }
+        svg += "</svg>\n";
+        svg
+    }
+}
+
+impl HeatMap {
+    /// The scale, above the right end.
+    fn legend(&self, svg: &mut String, right: usize) {
+        let [low, high] = self.scale.ends();
+        let high_width = 8 * high.chars().count() + 4;
+        let bar = right - high_width - LEVELS * SWATCH;
+        write(
+            svg,
+            format_args!(
+                "<text class=\"faint\" x=\"{}\" y=\"-9\" font-size=\"11\" text-anchor=\"end\">{low}</text>",
+                bar - 5
+            ),
+        );
+        for level in 0..LEVELS {
+            let x = bar + level * SWATCH;
+            let colour = self.scale.colour(level);
+            write(svg, format_args!("<rect x=\"{x}\" y=\"-18\" width=\"{SWATCH}\" height=\"10\" fill=\"{colour}\"/>"));
+        }
+        let x = bar + LEVELS * SWATCH + 5;
+        write(svg, format_args!("<text class=\"faint\" x=\"{x}\" y=\"-9\" font-size=\"11\">{high}</text>\n"));
+    }
+
+    /// One path a colour, with a stroke as high as a cell for each run of cells in a row; the most frequent colour is the ground.
+    fn cells(&self, svg: &mut String, [columns, rows]: [usize; 2]) {
+        let mut paths = vec![String::new(); LEVELS];
+        let mut counts = [0; LEVELS];
+        for (row, values) in self.values.iter().enumerate() {
+            let levels: Vec<usize> = values.iter().map(|&value| self.scale.level(value)).collect();
+            let mut column = 0;
+            for run in levels.chunk_by(|a, b| a == b) {
+                write(&mut paths[run[0]], format_args!("M{column} {row}h{}", run.len()));
+                counts[run[0]] += 1;
+                column += run.len();
+            }
+        }
+        let ground = (0..LEVELS).max_by_key(|&level| (counts[level], level)).expect("there are levels");
+        write(
+            svg,
+            format_args!(
+                "<g transform=\"scale({CELL_WIDTH} {CELL_HEIGHT}) translate(0 .5)\" fill=\"none\" shape-rendering=\"crispEdges\">\n\
+                 <rect y=\"-.5\" width=\"{columns}\" height=\"{rows}\" fill=\"{}\"/>\n",
+                self.scale.colour(ground)
+            ),
+        );
+        for (level, path) in paths.iter().enumerate() {
+            if level != ground && !path.is_empty() {
+                write(svg, format_args!("<path stroke=\"{}\" d=\"{path}\"/>\n", self.scale.colour(level)));
+            }
+        }
+        svg.push_str("</g>\n");
+    }
+}
+
+fn write(to: &mut String, what: std::fmt::Arguments<'_>) {
+    to.write_fmt(what).expect("a string takes all that is written to it");
+}
+
+/// A character as it stands under its column: what cannot be seen by a sign, in a fainter colour.
+fn shown(ch: char) -> (&'static str, char) {
+    const FAINT: &str = " class=\"faint\"";
+    match ch {
+        '\n' => (FAINT, '↵'),
+        '\t' => (FAINT, '⇥'),
+        ' ' => (FAINT, '␣'),
+        ch if ch.is_control() || ch.is_whitespace() || matches!(ch, '\u{fffe}' | '\u{ffff}') => (FAINT, '�'),
+        ch => ("", ch),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_ends_in_its_colours_and_zero_is_white() {
+        assert_eq!(
+            [0.0, 1.0, 7.0].map(|value| Scale::Share.colour(Scale::Share.level(value))),
+            ["#00204d", "#ffea46", "#ffea46"]
+        );
+        let signed = Scale::Signed(2.0);
+        assert_eq!([-2.0, 0.0, 2.0].map(|value| signed.colour(signed.level(value))), ["#0b4f96", "#f7f7f7", "#9a4a00"]);
+        assert_eq!(Scale::Clipped(2.0).ends(), ["≤ −2.0", "≥ 2.0"]);
+    }
+
+    #[test]
+    fn cells_of_one_colour_beside_each_other_are_one_stroke() {
+        let map = HeatMap {
+            title: "a".to_owned(),
+            scale: Scale::Share,
+            values: vec![vec![0.0, 1.0, 1.0], vec![0.0, 0.0, 0.0]],
+        };
+        let mut svg = String::new();
+        map.cells(&mut svg, [3, 2]);
+        assert!(svg.contains("<rect y=\"-.5\" width=\"3\" height=\"2\" fill=\"#00204d\"/>"), "{svg}");
+        assert!(svg.contains("<path stroke=\"#ffea46\" d=\"M1 0h2\"/>"), "{svg}");
+    }
+
+    #[test]
+    fn what_xml_keeps_for_itself_is_escaped_and_what_cannot_be_seen_has_a_sign() {
+        let map = HeatMap { title: "c > 0".to_owned(), scale: Scale::Share, values: vec![vec![0.5; 4]] };
+        let picture = Picture {
+            title: "a & b".to_owned(),
+            subtitle: String::new(),
+            columns: vec!['\n', '<', ' ', '\u{1}'],
+            rows: vec!["0".to_owned()],
+            maps: vec![map],
+        };
+        let svg = picture.svg();
+        for part in ["a &amp; b", "c &gt; 0", ">↵<", ">&lt;<", ">␣<", ">�<"] {
+            assert!(svg.contains(part), "{part}");
+        }
+    }
+}
