@@ -11,8 +11,12 @@
 //!       h' = o ∘ tanh(c')                 RNN  h' = tanh(W x + U h + b), or max(0, …)
 //! ```
 //!
-//! The minimal GRU leaves the state out of its gate and candidate: z = σ(W_z x + b_z), h' = (1 - z) ∘ h + z ∘ (W_h x + b_h). So all
-//! that depends on the input alone is one product over many steps, and what is left of a step is element by element.
+//! The minimal GRU leaves the state out of its gate and candidate, so that all that depends on the input is one product over
+//! many steps, and what is left of a step is element by element:
+//!
+//! ```text
+//! z = σ(W_z x + b_z)      h' = (1 - z) ∘ h + z ∘ (W_h x + b_h)
+//! ```
 //!
 //! LSTM: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000. GRU: Cho et al. 2014, with the reset gate
 //! after the product as in cuDNN and PyTorch. RNN: Elman 1990; with the rectifier, Le et al. 2015. Minimal GRU: Feng et al. 2024.

@@ -176,7 +176,7 @@ impl Case {
                 let drawn = Some(DropoutSchedule::new(3, 5));
                 for (mode, schedule) in [("training", drawn), ("inference", None)] {
                     let (peepholes, lengths) = (peepholes.clone(), lengths.clone());
-                    let case = Self { options, peepholes, direction, lengths, schedule, ..self.clone() };
+                    let case = Self { options, direction, lengths, schedule, peepholes, ..self.clone() };
                     cases.push((format!("{:?}, {name}, {way}, in {mode}", self.cell), case));
                 }
             }

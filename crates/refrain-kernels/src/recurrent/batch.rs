@@ -10,7 +10,8 @@ use super::{Direction, SequenceShape};
 /// A sequence's *place* is where it is worked on, its *row* where it lies in what the caller gave.
 #[derive(Debug)]
 pub(super) struct Batch {
-    batch_size: usize,
+    /// How many.
+    len: usize,
     seq_len: usize,
     direction: Direction,
     sorted: Option<Sorted>,
@@ -38,7 +39,7 @@ impl Batch {
             let running = (0..longest).map(|step| lengths.partition_point(|&length| length > step)).collect();
             Sorted { rows, lengths, running }
         });
-        Self { batch_size, seq_len, direction, sorted }
+        Self { len: batch_size, seq_len, direction, sorted }
     }
 
     /// Steps of the longest sequence.
@@ -50,7 +51,7 @@ impl Batch {
     pub(super) fn running(&self, step: usize) -> usize {
         match &self.sorted {
             Some(sorted) => sorted.running.get(step).copied().unwrap_or(0),
-            None if step < self.seq_len => self.batch_size,
+            None if step < self.seq_len => self.len,
             None => 0,
         }
     }

@@ -41,7 +41,7 @@ impl Step for Lstm {
     fn backward<O: MulAdd>(step: Backward) -> Gradients {
         let [i, f, g, o] = step.kept;
         let before = step.state_before;
-        let Output { d, output, candidate, peepholes, c } = Output::new::<O>(&step, [i, f, g, o]);
+        let Output { d, of_sum: output, candidate, peepholes, c } = Output::new::<O>(&step, [i, f, g, o]);
         let recalled = candidate.map_or(g, |candidate| candidate * g);
         let input = d * recalled * (i * (1.0 - i));
         let forget = d * before * (f * (1.0 - f));
@@ -87,7 +87,7 @@ impl Step for CoupledLstm {
         let [f, g, o, _] = step.kept;
         let i = 1.0 - f;
         let before = step.state_before;
-        let Output { d, output, candidate, peepholes, c } = Output::new::<O>(&step, [i, f, g, o]);
+        let Output { d, of_sum: output, candidate, peepholes, c } = Output::new::<O>(&step, [i, f, g, o]);
         let recalled = candidate.map_or(g, |candidate| candidate * g);
         let forget = d * (before - recalled) * (f * (1.0 - f));
         let slope = candidate.map_or(d * i, |candidate| d * i * candidate);
@@ -114,7 +114,7 @@ struct Output {
     /// δc.
     d: f32,
     /// The gradient of the output gate's sum.
-    output: f32,
+    of_sum: f32,
     candidate: Option<f32>,
     peepholes: Option<[f32; 3]>,
     /// The cell state that the step came to.
@@ -135,6 +135,6 @@ impl Output {
         let output = through_output * tanh_c * (1.0 - o);
         let peepholes = step.extra.map(|extra| extra.peepholes);
         let d = peepholes.map_or(d, |p| O::mul_add(p[2], output, d));
-        Self { d, output, candidate: step.extra.map(|extra| extra.candidate), peepholes, c }
+        Self { d, of_sum: output, candidate: step.extra.map(|extra| extra.candidate), peepholes, c }
     }
 }

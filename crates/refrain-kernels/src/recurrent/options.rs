@@ -155,7 +155,6 @@ pub(super) struct Spot<'a> {
 
 impl Extras {
     /// Those that change nothing.
-    #[expect(clippy::large_stack_arrays, reason = "it goes to the heap at once, and only where there are options")]
     pub(super) fn new() -> Box<Self> {
         let (zeros, ones) = ([0.0; MAX_BLOCK], [1.0; MAX_BLOCK]);
         Box::new(Self {

@@ -285,7 +285,7 @@ impl Unit {
     }
 
     fn lstm(&self, cell: Cell) -> Gates {
-        let first = if cell == Cell::CoupledLstm { 0 } else { 1 };
+        let first = usize::from(cell != Cell::CoupledLstm);
         let f = sigmoid(self.sum(first) + self.peepholes[1] * self.c);
         let i = match cell {
             Cell::CoupledLstm => 1.0 - f,

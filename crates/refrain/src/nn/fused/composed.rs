@@ -42,17 +42,8 @@ pub fn recurrent_sequence<B: Backend>(
     let projected = B::float_add(projected, B::float_reshape(input_bias, Shape::new([1, width])));
     let projected = B::float_reshape(projected, Shape::new([batch_size, seq_len, width]));
     let weight_hh = B::float_transpose(weight_hh); // [state_size, width]
-    let parts = |of: Option<FloatTensor<B>>, count: usize| {
-        of.map(|of| {
-            let part = |index: usize| {
-                let place = Slice::from(index * hidden_size..(index + 1) * hidden_size);
-                B::float_reshape(B::float_slice(of.clone(), &[place]), Shape::new([1, hidden_size]))
-            };
-            (0..count).map(part).collect::<Vec<_>>()
-        })
-    };
-    let peepholes = parts(peepholes.into_option(), 3);
-    let norm_cell_state = parts(norm_cell_state, 2);
+    let peepholes = parts::<B>(peepholes.into_option(), 3);
+    let norm_cell_state = parts::<B>(norm_cell_state, 2);
 
     let masks = |size| Masks::<B> { shape: [batch_size, size], device: device.clone() };
     let (masks, state_masks) = (masks(hidden_size), masks(state_size));
@@ -101,13 +92,7 @@ pub fn recurrent_sequence<B: Backend>(
             .map(|(after, before)| masks.zone_out(spec.masks.zoneout_cell.as_ref(), t, before, after));
         let mut output = state.hidden.clone();
         if spec.lengths.is_some() {
-            let chosen = |ended: FloatTensor<B>, running: FloatTensor<B>| {
-                let shape = ended.shape();
-                let [_, size] = shape.dims();
-                let runs: Vec<bool> =
-                    lengths.iter().flat_map(|&length| std::iter::repeat_n(t < length, size)).collect();
-                B::float_mask_where(ended, B::bool_from_data(TensorData::new(runs, shape), &device), running)
-            };
+            let chosen = |ended, running| where_running::<B>(t, lengths, ended, running);
             output = chosen(B::float_zeros(output.shape(), &device, dtype.into()), output);
             state.hidden = chosen(before.hidden, state.hidden);
             state.cell_state = state.cell_state.zip(before.cell_state).map(|(after, before)| chosen(before, after));
@@ -120,6 +105,33 @@ pub fn recurrent_sequence<B: Backend>(
         turned(B::float_cat(outputs, 1))
     };
     (output, state.hidden, state.cell_state)
+}
+
+/// The blocks of a vector, `[1, size]` each.
+fn parts<B: Backend>(of: Option<FloatTensor<B>>, count: usize) -> Option<Vec<FloatTensor<B>>> {
+    of.map(|of| {
+        let [len] = of.shape().dims();
+        let size = len / count;
+        let part = |index: usize| {
+            let part = B::float_slice(of.clone(), &[Slice::from(index * size..(index + 1) * size)]);
+            B::float_reshape(part, Shape::new([1, size]))
+        };
+        (0..count).map(part).collect()
+    })
+}
+
+/// The rows of sequences that run at step `t`, and in the place of the others those of `ended`.
+fn where_running<B: Backend>(
+    t: usize,
+    lengths: &[usize],
+    ended: FloatTensor<B>,
+    running: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let shape = ended.shape();
+    let [_, size] = shape.dims();
+    let runs: Vec<bool> = lengths.iter().flat_map(|&length| std::iter::repeat_n(t < length, size)).collect();
+    let runs = B::bool_from_data(TensorData::new(runs, shape), &ended.device());
+    B::float_mask_where(ended, runs, running)
 }
 
 /// What is added to a variance.
@@ -227,7 +239,8 @@ impl<B: Backend> Sums<B> {
 
 fn lstm_step<B: Backend>(cell: Cell, sums: &Sums<B>, state: StepState<B>) -> StepState<B> {
     let whole = sums.whole();
-    let first = if cell == Cell::CoupledLstm { 0 } else { 1 };
+    // Coupled gates have no first block of their own.
+    let first = usize::from(cell != Cell::CoupledLstm);
     let gate = |index: usize, peephole: usize, state: &FloatTensor<B>| {
         let sum = sums.gate(&whole, index);
         B::sigmoid(match &sums.peepholes {
