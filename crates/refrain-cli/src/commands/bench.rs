@@ -1,6 +1,7 @@
 //! `refrain bench`.
 
 mod cases;
+mod network;
 mod peer;
 mod report;
 mod work;

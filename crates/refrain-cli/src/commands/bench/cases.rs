@@ -53,6 +53,8 @@ pub(super) struct ModelShape {
     pub(super) vocab_size: usize,
     pub(super) hidden_size: usize,
     pub(super) num_layers: usize,
+    /// 2 where each layer reads from both ends.
+    pub(super) num_directions: usize,
 }
 
 const LSTM: CellKind = CellKind::Lstm;
@@ -68,6 +70,7 @@ const MODELS: &[Case] = &[
     case("gru-h512", GRU, [96, 512, 2], [64, 128]),
     case("rnn-h128", RNN, [96, 128, 2], [32, 64]),
     case("rnn-h512", RNN, [96, 512, 2], [64, 128]),
+    both_ways(case("bilstm-h256", LSTM, [96, 256, 2], [32, 64])),
     case("ptb-small", LSTM, [10_000, 200, 2], [20, 20]),
     case("ptb-medium", LSTM, [10_000, 650, 2], [20, 35]),
     case("wikitext2-650", LSTM, [33_278, 650, 2], [20, 35]),
@@ -105,7 +108,12 @@ const fn case(
     [vocab_size, hidden_size, num_layers]: [usize; 3],
     [batch_size, seq_len]: [usize; 2],
 ) -> Case {
-    Case { name, model: ModelShape { cell, vocab_size, hidden_size, num_layers }, batch_size, seq_len }
+    let model = ModelShape { cell, vocab_size, hidden_size, num_layers, num_directions: 1 };
+    Case { name, model, batch_size, seq_len }
+}
+
+const fn both_ways(case: Case) -> Case {
+    Case { model: ModelShape { num_directions: 2, ..case.model }, ..case }
 }
 
 impl Kind {

@@ -13,6 +13,7 @@ use refrain::random::{Purpose, Random};
 
 use super::cases::{Case, Kind, ModelShape, Precision, Subject};
 use super::median;
+use super::network::{Bidirectional, Network, factors};
 
 const SEED: u64 = 1;
 const CLIP_NORM: f64 = 5.0;
@@ -64,27 +65,23 @@ pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Ti
         Precision::F32 | Precision::Int8 => PrecisionKind::F32,
         Precision::Bf16 => PrecisionKind::Bf16,
     };
-    let model = match kind {
-        // Kept, its first weights would stay in memory beside those that it is trained to.
-        Kind::Train => fresh(case.model, computed),
-        Kind::Layer | Kind::Infer | Kind::Generate => models.get(case.model, computed),
-    };
     let tokens = case.batch_size * case.seq_len;
-    let (mut step, weights): (Box<dyn FnMut()>, usize) = match kind {
-        Kind::Generate => {
-            let stepper = stepper(&model, precision);
+    let (mut step, weights): (Box<dyn FnMut()>, usize) = match (kind, case.model.num_directions) {
+        (Kind::Generate, _) => {
+            let stepper = stepper(&models.get(case.model, computed), precision);
             let weights = stepper.num_weights();
             (generate(stepper, case), weights)
         }
-        Kind::Train | Kind::Layer | Kind::Infer => {
-            let weights = product_weights(&model, kind);
-            let step = match kind {
-                Kind::Train => train(model, case),
-                Kind::Layer => layer(model, case),
-                _ => infer(&model, case),
-            };
-            (step, weights)
+        (Kind::Layer, _) => {
+            let model = models.get(case.model, computed);
+            let weights = factors(&model.recurrent);
+            (layer(model, case), weights)
         }
+        // Kept, its first weights would stay in memory beside those that it is trained to.
+        (Kind::Train, 1) => train(fresh(case.model, computed), case),
+        (Kind::Train, _) => train(Bidirectional::new(case.model, computed.into(), SEED), case),
+        (Kind::Infer, 1) => infer(&models.get(case.model, computed), case),
+        (Kind::Infer, _) => infer(&Bidirectional::new(case.model, computed.into(), SEED), case),
     };
     let weights = weights as f64;
     let (passes, warm_up, bytes) = match kind {
@@ -105,34 +102,25 @@ pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Ti
     Timing { seconds: median(&mut seconds), tokens, flops: 2.0 * weights * tokens as f64 * passes, bytes }
 }
 
-/// Elements of the matrices that each token is multiplied by.
-fn product_weights(model: &LanguageModel, kind: Kind) -> usize {
-    let tensors = model.to_tensors();
-    let matrices = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
-    let used = matrices.filter(|tensor| match tensor.name.split('.').next() {
-        Some("embedding") => false,
-        Some("head") => kind != Kind::Layer,
-        _ => true,
-    });
-    used.map(|tensor| tensor.values.len()).sum()
-}
-
-fn train(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
+/// A training step, and the elements of the matrices that each token is multiplied by.
+fn train<N: Network>(model: N, case: &Case) -> (Box<dyn FnMut()>, usize) {
     let device = Device::flex().autodiff();
     let (inputs, targets) = (tokens(case, 0, &device), tokens(case, 1, &device));
     let config = OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::of(OptimizerKind::Adam) };
     let learning_rate = config.learning_rate;
     let mut optimizer = Optimizer::new(config);
+    let weights = model.factors();
     // `None` only while a step has it.
     let mut model = Some(model);
-    Box::new(move || {
+    let step = move || {
         let before = model.take().expect("a step gives the model back");
-        let (loss, _) = before.loss(inputs.clone(), targets.clone(), None, None);
+        let loss = before.loss(inputs.clone(), targets.clone());
         let mut gradients = GradientSet::collect(&before, loss.backward());
         let norm = joint_norm(&gradients.norms());
         gradients.clip_norm(norm, CLIP_NORM);
         model = Some(optimizer.step(before, &gradients, learning_rate));
-    })
+    };
+    (Box::new(step), weights)
 }
 
 fn layer(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
@@ -148,14 +136,16 @@ fn layer(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
     })
 }
 
-fn infer(model: &LanguageModel, case: &Case) -> Box<dyn FnMut()> {
+/// A pass, and the elements of the matrices that each token is multiplied by.
+fn infer<N: Network>(model: &N, case: &Case) -> (Box<dyn FnMut()>, usize) {
     let model = model.valid();
     let device = Device::flex();
     let (inputs, targets) = (tokens(case, 0, &device), tokens(case, 1, &device));
-    Box::new(move || {
-        let (losses, _) = model.token_losses(inputs.clone(), targets.clone(), None);
-        black_box(losses.into_data());
-    })
+    let weights = model.factors();
+    let step = move || {
+        black_box(model.token_losses(inputs.clone(), targets.clone()).into_data());
+    };
+    (Box::new(step), weights)
 }
 
 /// Bytes of a weight while text is written.
@@ -203,19 +193,30 @@ mod tests {
     /// `flops` of `benches/peers/torch_speed.py`, times the passes of a kind; less what generation computes once for all
     /// tokens, as they are fewer than features.
     fn reference_flops(kind: Kind, case: Case) -> f64 {
-        let ModelShape { vocab_size, hidden_size, num_layers, .. } = case.model;
+        let ModelShape { vocab_size, hidden_size, num_layers, num_directions, .. } = case.model;
         let products = if kind == Kind::Generate { 2 * num_layers - 1 } else { 2 * num_layers };
+        // Above the first layer the input is as wide as both directions.
+        let products = num_directions * (products + (num_layers - 1) * (num_directions - 1));
         let layers = products * 2 * 4 * hidden_size * hidden_size;
-        let head = if kind == Kind::Layer { 0 } else { 2 * hidden_size * vocab_size };
+        let head = if kind == Kind::Layer { 0 } else { 2 * num_directions * hidden_size * vocab_size };
         let passes = if matches!(kind, Kind::Train | Kind::Layer) { 3 } else { 1 };
         (passes * case.batch_size * case.seq_len * (layers + head)) as f64
     }
 
     #[test]
     fn operations_are_counted_as_the_peer_counts_them() {
-        let model = ModelShape { cell: CellKind::Lstm, vocab_size: 7, hidden_size: 12, num_layers: 2 };
+        let model =
+            ModelShape { cell: CellKind::Lstm, vocab_size: 7, hidden_size: 12, num_layers: 2, num_directions: 1 };
+        let both = ModelShape { num_directions: 2, ..model };
         let mut models = Models::default();
-        for (kind, batch_size) in [(Kind::Train, 3), (Kind::Layer, 3), (Kind::Infer, 3), (Kind::Generate, 1)] {
+        for (kind, model, batch_size) in [
+            (Kind::Train, model, 3),
+            (Kind::Train, both, 3),
+            (Kind::Layer, model, 3),
+            (Kind::Infer, model, 3),
+            (Kind::Infer, both, 3),
+            (Kind::Generate, model, 1),
+        ] {
             let case = Case { name: "tiny", model, batch_size, seq_len: 5 };
             let timing = time(&Subject { kind, case, precision: Precision::F32 }, 1, &mut models);
             let expected = reference_flops(kind, case);
@@ -228,7 +229,8 @@ mod tests {
     #[test]
     fn generation_alone_reads_its_weights_for_every_token() {
         let case = |vocab_size: usize| {
-            let model = ModelShape { cell: CellKind::Lstm, vocab_size, hidden_size: 12, num_layers: 1 };
+            let model =
+                ModelShape { cell: CellKind::Lstm, vocab_size, hidden_size: 12, num_layers: 1, num_directions: 1 };
             Case { name: "tiny", model, batch_size: 1, seq_len: 5 }
         };
         let bytes = |kind, vocab_size| {
