@@ -28,6 +28,10 @@ pub(super) struct Timing {
     pub(super) flops: f64,
     /// Bytes of weights that must be read, where each is needed anew for every token.
     pub(super) bytes: Option<f64>,
+    /// The median of the plain layer, in turn with which an option was timed.
+    pub(super) seconds_of_plain: Option<f64>,
+    /// The most memory that the process held.
+    pub(super) peak_bytes: Option<u64>,
 }
 
 /// The models in use, made once: their initial weights take longer than many a case.
@@ -61,10 +65,7 @@ fn fresh(shape: ModelShape, precision: PrecisionKind) -> LanguageModel {
 /// Times the median of `repeats`.
 pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Timing {
     let Subject { kind, ref case, precision } = *subject;
-    let computed = match precision {
-        Precision::F32 | Precision::Int8 => PrecisionKind::F32,
-        Precision::Bf16 => PrecisionKind::Bf16,
-    };
+    let computed = precision.computed();
     let tokens = case.batch_size * case.seq_len;
     let (mut step, weights): (Box<dyn FnMut()>, usize) = match (kind, case.model.num_directions) {
         (Kind::Generate, _) => {
@@ -82,12 +83,13 @@ pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Ti
         (Kind::Train, _) => train(Bidirectional::new(case.model, computed.into(), SEED), case),
         (Kind::Infer, 1) => infer(&models.get(case.model, computed), case),
         (Kind::Infer, _) => infer(&Bidirectional::new(case.model, computed.into(), SEED), case),
+        (Kind::Options | Kind::Memory, _) => unreachable!("they are timed by modules of their own"),
     };
     let weights = weights as f64;
     let (passes, warm_up, bytes) = match kind {
-        Kind::Train | Kind::Layer => (3.0, 2, None),
         Kind::Infer => (1.0, 2, None),
         Kind::Generate => (1.0, 1, Some(weights * (bytes_of(precision) * case.seq_len) as f64)),
+        _ => (3.0, 2, None),
     };
     for _ in 0..warm_up {
         step();
@@ -99,7 +101,8 @@ pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Ti
             start.elapsed().as_secs_f64()
         })
         .collect();
-    Timing { seconds: median(&mut seconds), tokens, flops: 2.0 * weights * tokens as f64 * passes, bytes }
+    let flops = 2.0 * weights * tokens as f64 * passes;
+    Timing { seconds: median(&mut seconds), tokens, flops, bytes, seconds_of_plain: None, peak_bytes: None }
 }
 
 /// A training step, and the elements of the matrices that each token is multiplied by.
@@ -188,6 +191,7 @@ fn tokens(case: &Case, index: u64, device: &Device) -> Tensor<2, Int> {
 mod tests {
     use refrain::models::CellKind;
 
+    use super::super::cases::Extra;
     use super::*;
 
     /// `flops` of `benches/peers/torch_speed.py`, times the passes of a kind; less what generation computes once for all
@@ -217,7 +221,7 @@ mod tests {
             (Kind::Infer, both, 3),
             (Kind::Generate, model, 1),
         ] {
-            let case = Case { name: "tiny", model, batch_size, seq_len: 5 };
+            let case = Case { name: "tiny", model, batch_size, seq_len: 5, extra: Extra::None };
             let timing = time(&Subject { kind, case, precision: Precision::F32 }, 1, &mut models);
             let expected = reference_flops(kind, case);
             assert!((timing.flops - expected).abs() < 0.5, "{kind:?}: {timing:?} is not {expected}");
@@ -231,7 +235,7 @@ mod tests {
         let case = |vocab_size: usize| {
             let model =
                 ModelShape { cell: CellKind::Lstm, vocab_size, hidden_size: 12, num_layers: 1, num_directions: 1 };
-            Case { name: "tiny", model, batch_size: 1, seq_len: 5 }
+            Case { name: "tiny", model, batch_size: 1, seq_len: 5, extra: Extra::None }
         };
         let bytes = |kind, vocab_size| {
             let subject = Subject { kind, case: case(vocab_size), precision: Precision::F32 };
