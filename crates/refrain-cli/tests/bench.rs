@@ -84,6 +84,36 @@ fn generation_is_held_against_the_bandwidth_too() {
     assert!(number(record, "percent_of_bandwidth") > 0.0);
 }
 
+#[test]
+fn an_option_is_held_against_the_plain_layer() {
+    let scratch = Scratch::new();
+    let records = records(&scratch.succeed("bench options --only plain --repeats 1 --json"));
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert_eq!((&record["kind"], &record["case"]), (&"options".into(), &"plain".into()));
+    let expected = number(record, "seconds") / number(record, "seconds_of_plain");
+    assert!((number(record, "ratio_to_plain") / expected - 1.0).abs() < 0.01, "{record:?}");
+    assert_snapshot!(error(&scratch.run("bench options --peer true")), @"
+    error: no peer has the cases of `options`
+    hint: they are held against each other: leave --peer out
+    ");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_process_of_its_own_says_how_much_memory_a_case_takes() {
+    let scratch = Scratch::new();
+    let records = records(&scratch.succeed("bench memory --only t1k --repeats 1 --json"));
+    let cases: Vec<&Value> = records.iter().map(|record| &record["case"]).collect();
+    assert_eq!(cases, ["all-t1k", "every-100-t1k", "square-root-t1k"]);
+    let [all, _, least] = [0, 1, 2].map(|index| number(&records[index], "peak_bytes"));
+    assert!(all > least && least > f64::from(4 << 20), "{records:?}");
+    let table = scratch.succeed("bench memory --only all-t1k --repeats 1");
+    assert_snapshot!(measured(&table), @"
+    kind case dtype ms tokens/s GFLOP/s % peak peak MiB
+    memory all-t1k f32 # # # # #
+    ");
+}
+
 /// A peer that takes a thousand seconds, then a million more, and leaves a mark of each turn.
 const PEER: &str = r#"echo turn >>turns; printf 'warming up\n{"peer": "fake", "kind": "layer", "case": "lstm-h128-b32-t64", "dtype": "f32", "threads": 7, "seconds": %s}\n' $(( $(wc -l <turns) * 1000000 - 999000 ))"#;
 

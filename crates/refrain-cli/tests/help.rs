@@ -344,15 +344,21 @@ fn help_says_what_every_column_of_a_benchmark_means() {
     assert_snapshot!(help("bench --help"), @"
     Time the fixed cases of training, layers, inference and generation, alone or beside another program
 
-    Cases have the names and shapes of `benches/peers/torch_speed.py`. Each is run a few times to warm
-    up, then timed; ms is the median of one training step, one pass or one whole text, and tokens/s
-    follows from it. GFLOP/s counts the multiply-adds of the matrix products alone, two operations each;
-    a backward pass has twice those of its forward pass.
+    Cases of the first four kinds have the names and shapes of `benches/peers/torch_speed.py`. Each is
+    run a few times to warm up, then timed; ms is the median of one training step, one pass or one whole
+    text, and tokens/s follows from it. GFLOP/s counts the multiply-adds of the matrix products alone,
+    two operations each; a backward pass has twice those of its forward pass.
 
     Before the cases the machine is measured, with the same threads and instruction set: how many
     multiply-adds it does with operands in registers, and how fast it reads 256 MiB of memory. % peak is
     GFLOP/s over the first. % bandwidth, of generation alone, is the bytes of weights read, each weight
     once a token, over the second; it exceeds 100 where the weights stay in a cache.
+
+    Options of a layer are timed in turn with the plain layer over the same input, forward and backward
+    in training; x plain is the ratio of the medians. Sentences have the lengths of Multi30k's English
+    captions, eight batches of 64, each padded to its longest, and the plain layer computes the padding.
+    Peak MiB is the most that a process of one case held, input, output and their gradients included;
+    GFLOP/s leaves out what is computed again.
 
     With --peer, our cases and the peer's command take turns, so that a machine whose speed drifts
     drifts for both: ours in this process, the peer's in a new one every round. ratio is the peer's
@@ -363,7 +369,7 @@ fn help_says_what_every_column_of_a_benchmark_means() {
 
     Arguments:
       [KIND]
-              What to time [default: all four]
+              What to time [default: the first four]
 
               Possible values:
               - train:    A training step of a language model: forward, cross entropy, backward,
@@ -373,6 +379,9 @@ fn help_says_what_every_column_of_a_benchmark_means() {
               - infer:    A language model forward only, scoring every token
               - generate: A language model that writes a text, or 64 at once, each token sampled before
                 the next
+              - options:  One LSTM layer with each of its options, in turn with the plain one
+              - memory:   One LSTM layer over long sequences, with all or part of the forward pass kept;
+                a process for each case
 
     Options:
           --only <TEXT>

@@ -1,6 +1,9 @@
 //! `refrain bench`.
 
 mod cases;
+mod memory;
+mod network;
+mod options;
 mod peer;
 mod report;
 mod work;
@@ -8,8 +11,9 @@ mod work;
 use std::num::NonZeroUsize;
 
 use refrain::kernels::Engine;
+use refrain::nn::Precision;
 
-use self::cases::{Kind, Precision, Subject};
+use self::cases::{Kind, Subject};
 use self::peer::{Comparison, Contest};
 use self::report::{Machine, Record, Table};
 use self::work::Models;
@@ -20,8 +24,8 @@ use crate::output;
 
 /// Time the fixed cases of training, layers, inference and generation, alone or beside another program
 ///
-/// Cases have the names and shapes of `benches/peers/torch_speed.py`. Each is run a few times to warm up, then timed; ms is
-/// the median of one training step, one pass or one whole text, and tokens/s follows from it. GFLOP/s counts the
+/// Cases of the first four kinds have the names and shapes of `benches/peers/torch_speed.py`. Each is run a few times to warm up,
+/// then timed; ms is the median of one training step, one pass or one whole text, and tokens/s follows from it. GFLOP/s counts the
 /// multiply-adds of the matrix products alone, two operations each; a backward pass has twice those of its forward pass.
 ///
 /// Before the cases the machine is measured, with the same threads and instruction set: how many multiply-adds it does with
@@ -29,19 +33,24 @@ use crate::output;
 /// generation alone, is the bytes of weights read, each weight once a token, over the second; it exceeds 100 where the
 /// weights stay in a cache.
 ///
+/// Options of a layer are timed in turn with the plain layer over the same input, forward and backward in training; x plain is
+/// the ratio of the medians. Sentences have the lengths of Multi30k's English captions, eight batches of 64, each padded to its
+/// longest, and the plain layer computes the padding. Peak MiB is the most that a process of one case held, input, output and
+/// their gradients included; GFLOP/s leaves out what is computed again.
+///
 /// With --peer, our cases and the peer's command take turns, so that a machine whose speed drifts drifts for both: ours in
 /// this process, the peer's in a new one every round. ratio is the peer's median time over ours, how many times as fast
 /// Refrain is; lowest and highest are those of single rounds.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to time [default: all four]
+    /// What to time [default: the first four]
     kind: Option<Kind>,
     /// Only cases with this in their name
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     only: String,
     /// In what the factors of matrix products are kept; several are separated by commas
     #[arg(long, value_name = "NAME", default_value = "f32", value_delimiter = ',')]
-    precision: Vec<Precision>,
+    precision: Vec<cases::Precision>,
     /// Timed runs of each case, after those that warm up
     #[arg(long, value_name = "N", default_value = "5", value_parser = at_least_one)]
     repeats: NonZeroUsize,
@@ -57,6 +66,9 @@ pub(crate) struct Args {
     /// Print one JSON object a case
     #[arg(long)]
     json: bool,
+    /// Measure one case of `memory` in this process
+    #[arg(long, hide = true)]
+    alone: bool,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -64,6 +76,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let subjects = subjects(args)?;
     let computing = args.engine.install()?;
+    if args.alone {
+        return memory::measure(&subjects, args.repeats);
+    }
     let mut console = Console::new();
     console.line(&format!("computing   {computing}"));
     let machine = Machine::measure(&Engine::current());
@@ -76,7 +91,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 /// The cases that the arguments name.
 fn subjects(args: &Args) -> anyhow::Result<Vec<Subject>> {
-    let kinds = args.kind.map_or(Kind::ALL.to_vec(), |kind| vec![kind]);
+    let kinds = args.kind.map_or(Kind::OF_PEERS.to_vec(), |kind| vec![kind]);
+    if let (Some(kind), Some(_)) = (kinds.iter().find(|kind| !Kind::OF_PEERS.contains(kind)), &args.peer) {
+        return Err(Usage::error(
+            format!("no peer has the cases of `{}`", kind.name()),
+            "they are held against each other: leave --peer out",
+        ));
+    }
     let cases: Vec<_> = kinds.iter().flat_map(|&kind| kind.cases().iter().map(move |&case| (kind, case))).collect();
     let wanted: Vec<_> = cases.iter().filter(|(_, case)| case.name.contains(&args.only)).collect();
     let subjects: Vec<Subject> = wanted
@@ -112,11 +133,17 @@ fn alone(args: &Args, subjects: &[Subject], machine: &Machine, console: &mut Con
     let table = Table::of(subjects);
     let mut models = Models::default();
     if !args.json {
-        output::write(table.head(&Record::HEADINGS).as_bytes())?;
+        let kind = subjects.last().map_or(Kind::Train, |subject| subject.kind);
+        output::write(table.head(&Record::headings(kind)).as_bytes())?;
     }
     for subject in subjects {
         console.passing(&subject.to_string());
-        let timing = work::time(subject, args.repeats.get(), &mut models);
+        let (case, repeats) = (&subject.case, args.repeats);
+        let timing = match subject.kind {
+            Kind::Options => options::time(case, Precision::from(subject.precision.computed()), repeats.get()),
+            Kind::Memory => memory::time(subject, repeats)?,
+            _ => work::time(subject, repeats.get(), &mut models),
+        };
         console.clear();
         let record = Record::new(subject, &timing, machine);
         if args.json {

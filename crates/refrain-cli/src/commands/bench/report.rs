@@ -7,7 +7,7 @@ use refrain::data::grouped;
 use refrain::kernels::{Engine, Isa, measure};
 use serde::Serialize;
 
-use super::cases::Subject;
+use super::cases::{Kind, Subject};
 use super::work::Timing;
 
 /// The most that the threads and the instruction set in use do on this machine.
@@ -51,12 +51,18 @@ pub(super) struct Record {
     percent_of_peak: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     percent_of_bandwidth: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_of_plain: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_to_plain: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_bytes: Option<u64>,
     isa: &'static str,
 }
 
 impl Record {
     pub(super) fn new(subject: &Subject, timing: &Timing, machine: &Machine) -> Self {
-        let Timing { seconds, tokens, flops, bytes } = *timing;
+        let Timing { seconds, tokens, flops, bytes, seconds_of_plain, peak_bytes } = *timing;
         Self {
             peer: concat!("refrain-", env!("CARGO_PKG_VERSION")),
             kind: subject.kind.name(),
@@ -68,21 +74,38 @@ impl Record {
             gflops_per_second: rounded(flops / seconds / 1e9, 1),
             percent_of_peak: rounded(100.0 * flops / seconds / machine.flops_per_second, 1),
             percent_of_bandwidth: bytes.map(|bytes| rounded(100.0 * bytes / seconds / machine.bytes_per_second, 1)),
+            seconds_of_plain: seconds_of_plain.map(|plain| rounded(plain, 6)),
+            ratio_to_plain: seconds_of_plain.map(|plain| rounded(seconds / plain, 4)),
+            peak_bytes,
             isa: machine.isa.name(),
         }
     }
 
-    pub(super) const HEADINGS: [&str; 5] = ["ms", "tokens/s", "GFLOP/s", "% peak", "% bandwidth"];
+    /// The last is of one kind of work.
+    pub(super) fn headings(kind: Kind) -> [&'static str; 5] {
+        let last = match kind {
+            Kind::Options => "x plain",
+            Kind::Memory => "peak MiB",
+            Kind::Train | Kind::Layer | Kind::Infer | Kind::Generate => "% bandwidth",
+        };
+        ["ms", "tokens/s", "GFLOP/s", "% peak", last]
+    }
 
-    /// In the order of [`Self::HEADINGS`].
+    /// In the order of [`Self::headings`].
     pub(super) fn cells(&self) -> [String; 5] {
         [
             milliseconds(self.seconds),
             grouped(self.tokens_per_second.round() as u64),
             format!("{:.1}", self.gflops_per_second),
             format!("{:.1}", self.percent_of_peak),
-            self.percent_of_bandwidth.map_or("-".to_owned(), |percent| format!("{percent:.1}")),
+            self.last_cell().unwrap_or_else(|| "-".to_owned()),
         ]
+    }
+
+    fn last_cell(&self) -> Option<String> {
+        let percent = self.percent_of_bandwidth.map(|percent| format!("{percent:.1}"));
+        let ratio = || self.ratio_to_plain.map(|ratio| format!("{ratio:.3}"));
+        percent.or_else(ratio).or_else(|| self.peak_bytes.map(|bytes| (bytes >> 20).to_string()))
     }
 }
 

@@ -13,6 +13,7 @@ use refrain::random::{Purpose, Random};
 
 use super::cases::{Case, Kind, ModelShape, Precision, Subject};
 use super::median;
+use super::network::{Bidirectional, Network, factors};
 
 const SEED: u64 = 1;
 const CLIP_NORM: f64 = 5.0;
@@ -27,6 +28,10 @@ pub(super) struct Timing {
     pub(super) flops: f64,
     /// Bytes of weights that must be read, where each is needed anew for every token.
     pub(super) bytes: Option<f64>,
+    /// The median of the plain layer, in turn with which an option was timed.
+    pub(super) seconds_of_plain: Option<f64>,
+    /// The most memory that the process held.
+    pub(super) peak_bytes: Option<u64>,
 }
 
 /// The models in use, made once: their initial weights take longer than many a case.
@@ -60,37 +65,31 @@ fn fresh(shape: ModelShape, precision: PrecisionKind) -> LanguageModel {
 /// Times the median of `repeats`.
 pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Timing {
     let Subject { kind, ref case, precision } = *subject;
-    let computed = match precision {
-        Precision::F32 | Precision::Int8 => PrecisionKind::F32,
-        Precision::Bf16 => PrecisionKind::Bf16,
-    };
-    let model = match kind {
-        // Kept, its first weights would stay in memory beside those that it is trained to.
-        Kind::Train => fresh(case.model, computed),
-        Kind::Layer | Kind::Infer | Kind::Generate => models.get(case.model, computed),
-    };
+    let computed = precision.computed();
     let tokens = case.batch_size * case.seq_len;
-    let (mut step, weights): (Box<dyn FnMut()>, usize) = match kind {
-        Kind::Generate => {
-            let stepper = stepper(&model, precision);
+    let (mut step, weights): (Box<dyn FnMut()>, usize) = match (kind, case.model.num_directions) {
+        (Kind::Generate, _) => {
+            let stepper = stepper(&models.get(case.model, computed), precision);
             let weights = stepper.num_weights();
             (generate(stepper, case), weights)
         }
-        Kind::Train | Kind::Layer | Kind::Infer => {
-            let weights = product_weights(&model, kind);
-            let step = match kind {
-                Kind::Train => train(model, case),
-                Kind::Layer => layer(model, case),
-                _ => infer(&model, case),
-            };
-            (step, weights)
+        (Kind::Layer, _) => {
+            let model = models.get(case.model, computed);
+            let weights = factors(&model.recurrent);
+            (layer(model, case), weights)
         }
+        // Kept, its first weights would stay in memory beside those that it is trained to.
+        (Kind::Train, 1) => train(fresh(case.model, computed), case),
+        (Kind::Train, _) => train(Bidirectional::new(case.model, computed.into(), SEED), case),
+        (Kind::Infer, 1) => infer(&models.get(case.model, computed), case),
+        (Kind::Infer, _) => infer(&Bidirectional::new(case.model, computed.into(), SEED), case),
+        (Kind::Options | Kind::Memory, _) => unreachable!("they are timed by modules of their own"),
     };
     let weights = weights as f64;
     let (passes, warm_up, bytes) = match kind {
-        Kind::Train | Kind::Layer => (3.0, 2, None),
         Kind::Infer => (1.0, 2, None),
         Kind::Generate => (1.0, 1, Some(weights * (bytes_of(precision) * case.seq_len) as f64)),
+        _ => (3.0, 2, None),
     };
     for _ in 0..warm_up {
         step();
@@ -102,37 +101,29 @@ pub(super) fn time(subject: &Subject, repeats: usize, models: &mut Models) -> Ti
             start.elapsed().as_secs_f64()
         })
         .collect();
-    Timing { seconds: median(&mut seconds), tokens, flops: 2.0 * weights * tokens as f64 * passes, bytes }
+    let flops = 2.0 * weights * tokens as f64 * passes;
+    Timing { seconds: median(&mut seconds), tokens, flops, bytes, seconds_of_plain: None, peak_bytes: None }
 }
 
-/// Elements of the matrices that each token is multiplied by.
-fn product_weights(model: &LanguageModel, kind: Kind) -> usize {
-    let tensors = model.to_tensors();
-    let matrices = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
-    let used = matrices.filter(|tensor| match tensor.name.split('.').next() {
-        Some("embedding") => false,
-        Some("head") => kind != Kind::Layer,
-        _ => true,
-    });
-    used.map(|tensor| tensor.values.len()).sum()
-}
-
-fn train(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
+/// A training step, and the elements of the matrices that each token is multiplied by.
+fn train<N: Network>(model: N, case: &Case) -> (Box<dyn FnMut()>, usize) {
     let device = Device::flex().autodiff();
     let (inputs, targets) = (tokens(case, 0, &device), tokens(case, 1, &device));
     let config = OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::of(OptimizerKind::Adam) };
     let learning_rate = config.learning_rate;
     let mut optimizer = Optimizer::new(config);
+    let weights = model.factors();
     // `None` only while a step has it.
     let mut model = Some(model);
-    Box::new(move || {
+    let step = move || {
         let before = model.take().expect("a step gives the model back");
-        let (loss, _) = before.loss(inputs.clone(), targets.clone(), None, None);
+        let loss = before.loss(inputs.clone(), targets.clone());
         let mut gradients = GradientSet::collect(&before, loss.backward());
         let norm = joint_norm(&gradients.norms());
         gradients.clip_norm(norm, CLIP_NORM);
         model = Some(optimizer.step(before, &gradients, learning_rate));
-    })
+    };
+    (Box::new(step), weights)
 }
 
 fn layer(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
@@ -148,14 +139,16 @@ fn layer(model: LanguageModel, case: &Case) -> Box<dyn FnMut()> {
     })
 }
 
-fn infer(model: &LanguageModel, case: &Case) -> Box<dyn FnMut()> {
+/// A pass, and the elements of the matrices that each token is multiplied by.
+fn infer<N: Network>(model: &N, case: &Case) -> (Box<dyn FnMut()>, usize) {
     let model = model.valid();
     let device = Device::flex();
     let (inputs, targets) = (tokens(case, 0, &device), tokens(case, 1, &device));
-    Box::new(move || {
-        let (losses, _) = model.token_losses(inputs.clone(), targets.clone(), None);
-        black_box(losses.into_data());
-    })
+    let weights = model.factors();
+    let step = move || {
+        black_box(model.token_losses(inputs.clone(), targets.clone()).into_data());
+    };
+    (Box::new(step), weights)
 }
 
 /// Bytes of a weight while text is written.
@@ -198,25 +191,37 @@ fn tokens(case: &Case, index: u64, device: &Device) -> Tensor<2, Int> {
 mod tests {
     use refrain::models::CellKind;
 
+    use super::super::cases::Extra;
     use super::*;
 
     /// `flops` of `benches/peers/torch_speed.py`, times the passes of a kind; less what generation computes once for all
     /// tokens, as they are fewer than features.
     fn reference_flops(kind: Kind, case: Case) -> f64 {
-        let ModelShape { vocab_size, hidden_size, num_layers, .. } = case.model;
+        let ModelShape { vocab_size, hidden_size, num_layers, num_directions, .. } = case.model;
         let products = if kind == Kind::Generate { 2 * num_layers - 1 } else { 2 * num_layers };
+        // Above the first layer the input is as wide as both directions.
+        let products = num_directions * (products + (num_layers - 1) * (num_directions - 1));
         let layers = products * 2 * 4 * hidden_size * hidden_size;
-        let head = if kind == Kind::Layer { 0 } else { 2 * hidden_size * vocab_size };
+        let head = if kind == Kind::Layer { 0 } else { 2 * num_directions * hidden_size * vocab_size };
         let passes = if matches!(kind, Kind::Train | Kind::Layer) { 3 } else { 1 };
         (passes * case.batch_size * case.seq_len * (layers + head)) as f64
     }
 
     #[test]
     fn operations_are_counted_as_the_peer_counts_them() {
-        let model = ModelShape { cell: CellKind::Lstm, vocab_size: 7, hidden_size: 12, num_layers: 2 };
+        let model =
+            ModelShape { cell: CellKind::Lstm, vocab_size: 7, hidden_size: 12, num_layers: 2, num_directions: 1 };
+        let both = ModelShape { num_directions: 2, ..model };
         let mut models = Models::default();
-        for (kind, batch_size) in [(Kind::Train, 3), (Kind::Layer, 3), (Kind::Infer, 3), (Kind::Generate, 1)] {
-            let case = Case { name: "tiny", model, batch_size, seq_len: 5 };
+        for (kind, model, batch_size) in [
+            (Kind::Train, model, 3),
+            (Kind::Train, both, 3),
+            (Kind::Layer, model, 3),
+            (Kind::Infer, model, 3),
+            (Kind::Infer, both, 3),
+            (Kind::Generate, model, 1),
+        ] {
+            let case = Case { name: "tiny", model, batch_size, seq_len: 5, extra: Extra::None };
             let timing = time(&Subject { kind, case, precision: Precision::F32 }, 1, &mut models);
             let expected = reference_flops(kind, case);
             assert!((timing.flops - expected).abs() < 0.5, "{kind:?}: {timing:?} is not {expected}");
@@ -228,8 +233,9 @@ mod tests {
     #[test]
     fn generation_alone_reads_its_weights_for_every_token() {
         let case = |vocab_size: usize| {
-            let model = ModelShape { cell: CellKind::Lstm, vocab_size, hidden_size: 12, num_layers: 1 };
-            Case { name: "tiny", model, batch_size: 1, seq_len: 5 }
+            let model =
+                ModelShape { cell: CellKind::Lstm, vocab_size, hidden_size: 12, num_layers: 1, num_directions: 1 };
+            Case { name: "tiny", model, batch_size: 1, seq_len: 5, extra: Extra::None }
         };
         let bytes = |kind, vocab_size| {
             let subject = Subject { kind, case: case(vocab_size), precision: Precision::F32 };
