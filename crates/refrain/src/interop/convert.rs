@@ -307,6 +307,8 @@ impl Sort {
                 return Err(InteropError::Foreign { name: name.into(), what: "minimal GRUs".into() });
             }
         };
+        // What is no PyTorch module's by itself is refused for that, before it is compared with its neighbours.
+        direction(layer, name)?;
         let ([rows, input_size], [_, state_size]) = (weight_ih.dims(), weight_hh.dims());
         Ok(Self { kind, nonlinearity, input_size, hidden_size: rows / kind.num_gates(), state_size })
     }
