@@ -76,6 +76,17 @@ pub fn variational_dropout(
     assert_eq!([input.len(), output.len()], [len; 2], "[{batch_size}, {seq_len}, {num_features}]");
     let mut factors = vec![0.0; batch_size * num_features];
     dropout(engine, key, probability, &vec![1.0; factors.len()], &mut factors);
+    scale_sequences(engine, &factors, [batch_size, seq_len, num_features], input, output);
+}
+
+/// Sequences `[batch_size, seq_len, num_features]` times a row of factors for each, `[batch_size, num_features]`.
+pub(crate) fn scale_sequences(
+    engine: &Engine,
+    factors: &[f32],
+    [batch_size, seq_len, num_features]: [usize; 3],
+    input: &[f32],
+    output: &mut [f32],
+) {
     let shared = SharedSlice::new(output);
     let row_len = num_features.max(1);
     engine.for_ranges(batch_size * seq_len, STRETCH.div_ceil(row_len), |rows| {
@@ -127,7 +138,7 @@ pub fn events(engine: &Engine, key: DropoutKey, probability: f32, rows: usize, r
         let events = unsafe { shared.part_mut(range.start, range.len()) };
         for events in events.chunks_mut(STRETCH / WORD) {
             generator.fill_bytes(&mut bytes);
-            engine.kernel(Draw { bits: bytes.as_chunks().0.as_chunks().0, threshold, events });
+            engine.kernel(Draw { digits: bytes.as_chunks().0.as_chunks().0, threshold, events });
         }
     });
     if !row_len.is_multiple_of(WORD) {
@@ -148,7 +159,8 @@ fn threshold(probability: f32) -> u32 {
 }
 
 struct Draw<'a> {
-    bits: &'a [[[u8; 2]; WORD]],
+    /// For each word of events, the binary digits of its random numbers: a word of last digits, one of those before, and so on.
+    digits: &'a [[[u8; 4]; BITS as usize]],
     threshold: u32,
     events: &'a mut [u32],
 }
@@ -156,14 +168,17 @@ struct Draw<'a> {
 impl Kernel for Draw<'_> {
     type Output = ();
 
+    /// Compares digit by digit, from the last one, the numbers of a whole word at once.
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
-        for (event, bits) in self.events.iter_mut().zip(self.bits) {
-            let mut word = 0;
-            for (index, &bits) in bits.iter().enumerate() {
-                word |= u32::from(u32::from(u16::from_le_bytes(bits)) < self.threshold) << index;
+        for (event, digits) in self.events.iter_mut().zip(self.digits) {
+            let mut less = 0;
+            for (place, &digits) in digits.iter().enumerate() {
+                let digits = u32::from_le_bytes(digits);
+                less = if self.threshold >> place & 1 == 1 { !digits | less } else { !digits & less };
             }
-            *event = word;
+            // A threshold of one digit more is above all numbers.
+            *event = if self.threshold >> BITS == 1 { u32::MAX } else { less };
         }
     }
 }

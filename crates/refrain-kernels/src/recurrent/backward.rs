@@ -46,9 +46,9 @@ pub(super) fn backward<C: Step>(
         no_steps(grad, out);
         return;
     }
-    let SequenceShape { seq_len, hidden_size, .. } = shape;
-    let recalled =
-        [inputs.options.recalled(inputs.hidden, 1, hidden_size), inputs.options.recalled(output, seq_len, hidden_size)];
+    let SequenceShape { batch_size, seq_len, hidden_size, .. } = shape;
+    let recalled = [(1, inputs.hidden), (seq_len, output)]
+        .map(|(steps, values)| inputs.options.recalled(engine, [batch_size, steps, hidden_size], values));
     let source = Source {
         inputs,
         output,

@@ -52,9 +52,10 @@ pub(super) fn forward<C: Step>(
     let layer = Layer { weight_ih: inputs.weight_ih, weight_hh: inputs.weight_hh, bias: inputs.bias };
     let mut packed = PackedLayer::new::<C>(&plan, engine.free_list());
     let packed = packed.shared();
+    let state = [shape.batch_size, 1, shape.hidden_size];
     let Some(trace) = trace else {
         let whole = Span { steps: 0..batch.steps(), stored: 0..shape.seq_len };
-        let recalled = inputs.options.recalled(inputs.hidden, 1, shape.hidden_size);
+        let recalled = inputs.options.recalled(engine, state, inputs.hidden);
         let given = Given::new(&inputs, inputs.hidden, recalled.as_deref(), inputs.cell_state);
         let written = Written { output, last_hidden: Some(last_hidden), last_cell_state };
         with_encoding!(plan.format, E => {
@@ -67,7 +68,7 @@ pub(super) fn forward<C: Step>(
         let span = Span { steps: steps_of(&chunks, segment), stored: 0..shape.seq_len };
         // The last states so far are those before the segment.
         let (hidden, cell_state) = (last_hidden.to_vec(), last_cell_state.to_vec());
-        let recalled = inputs.options.recalled(&hidden, 1, shape.hidden_size);
+        let recalled = inputs.options.recalled(engine, state, &hidden);
         let given = Given::new(&inputs, &hidden, recalled.as_deref(), &cell_state);
         let written = Written { output, last_hidden: Some(last_hidden), last_cell_state };
         let weights = (packed, (index == 0).then_some(layer));

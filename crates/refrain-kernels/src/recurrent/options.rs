@@ -4,6 +4,8 @@ use super::SequenceShape;
 use super::batch::Batch;
 use super::lanes::{Block, MAX_BLOCK};
 use super::plan::Plan;
+use crate::dropout::scale_sequences;
+use crate::engine::Engine;
 
 /// Events in bits, one for each unit: rows of `hidden_size` bits in whole words, the first unit in the lowest bit.
 /// [`events`](crate::events) draws them.
@@ -104,15 +106,17 @@ impl SequenceOptions<'_> {
     }
 
     /// `values` `[batch_size, seq_len, hidden_size]` as the recurrent products read them; `None` where that is as they are.
-    pub(super) fn recalled(&self, values: &[f32], seq_len: usize, hidden_size: usize) -> Option<Vec<f32>> {
+    pub(super) fn recalled(
+        &self,
+        engine: &Engine,
+        shape @ [batch_size, _, hidden_size]: [usize; 3],
+        values: &[f32],
+    ) -> Option<Vec<f32>> {
         self.hidden_dropout?;
-        let mut recalled = values.to_vec();
-        for (row, sequence) in recalled.chunks_mut((seq_len * hidden_size).max(1)).enumerate() {
-            let factors: Vec<f32> = (0..hidden_size).map(|unit| self.recall(row, unit, hidden_size)).collect();
-            for values in sequence.chunks_exact_mut(hidden_size) {
-                values.iter_mut().zip(&factors).for_each(|(value, factor)| *value *= factor);
-            }
-        }
+        let factors =
+            (0..batch_size).flat_map(|row| (0..hidden_size).map(move |unit| self.recall(row, unit, hidden_size)));
+        let mut recalled = vec![0.0; values.len()];
+        scale_sequences(engine, &factors.collect::<Vec<_>>(), shape, values, &mut recalled);
         Some(recalled)
     }
 }

@@ -163,8 +163,15 @@ impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> F
                 extras.read::<U>(options, Spot { plan, batch, first_place, rows, first_unit, step: self.step });
                 if options.zoneout_hidden.is_some() && !C::STATE_IS_HIDDEN {
                     for (r, to) in extras.hidden_before.as_chunks_mut::<U>().0.iter_mut().enumerate().take(rows) {
-                        // SAFETY: promised by the maker.
-                        unsafe { (self.hidden_before)(r).copy_to_nonoverlapping(to.as_mut_ptr(), self.present) };
+                        let from = (self.hidden_before)(r);
+                        // SAFETY: promised by the maker. Twice, so that the common case has a constant length.
+                        unsafe {
+                            if self.present == U {
+                                *to = from.cast::<[f32; U]>().read_unaligned();
+                            } else {
+                                from.copy_to_nonoverlapping(to.as_mut_ptr(), self.present);
+                            }
+                        }
                     }
                 }
                 if options.change_steps() {
