@@ -139,7 +139,7 @@ impl LstmConfig {
 /// `weight_hh_l0` are `weight_ih` and `weight_hh`, and `bias_ih_l0 + bias_hh_l0` is `bias`. With [coupled](InputGate) gates
 /// `i = 1 - f`, and there are three: f, g, o. With [peepholes](Peepholes) the sums of i and f have `p_i ∘ c` and `p_f ∘ c` too, and
 /// that of o `p_o ∘ c'`. With a projection `h' = W_r (o ∘ tanh(c'))` (Sak et al. 2014); with one, and with
-/// [normalised](Normalization) sums, a layer is composed of Burn's own operations, several times as slow, until the kernels know it.
+/// [normalised](Normalization) sums, a layer is composed of Burn's own operations, ten to thirty times as slow, until the kernels know it.
 #[derive(Module, Debug)]
 pub struct Lstm {
     /// `[num_gates * hidden_size, input_size]`.
