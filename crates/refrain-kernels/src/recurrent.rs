@@ -34,6 +34,7 @@ mod lanes;
 mod lstm;
 mod min_gru;
 mod options;
+mod packed_layer;
 mod plan;
 mod rnn;
 mod segments;

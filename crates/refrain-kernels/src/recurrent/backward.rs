@@ -5,6 +5,9 @@
 //! the two packings in which they are factors: as rows for the next step and for the gradient of the input, as columns for
 //! those of the weights, which are added up transposed, chunk by chunk.
 
+mod finish;
+mod products;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -19,16 +22,10 @@ use super::{OutputGradients, SequenceGradients, SequenceInputs, SequenceShape, S
 use crate::arch::Tiles;
 use crate::engine::Engine;
 use crate::format::{Encode, Precision, with_encoding};
-use crate::gemm::{Start, StoreTile};
 use crate::pool::Member;
 use crate::prefetch::prefetch_run;
 use crate::shared::SharedSlice;
 use crate::tile::{Sums, TileProduct};
-
-/// Terms of a pass over the gradients for that of the input.
-const PASS_TERMS: usize = 512;
-/// Tiles of features that stay in the second cache while the columns of gradients pass.
-const FEATURE_GROUP: usize = 8;
 
 #[expect(clippy::too_many_arguments, reason = "as `sequence_backward`")]
 pub(super) fn backward<C: Step>(
@@ -360,48 +357,6 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
     }
 
-    /// Packs a member's share of what the weights were multiplied with in a chunk: the input, and the hidden states before
-    /// each step.
-    fn pack_features(&self, member: Member, chunk: &Chunk) {
-        let Self { plan, source, batch, .. } = self;
-        let packing = plan.feature_rows(chunk.terms);
-        for (index, weight) in self.weights.iter().enumerate() {
-            let Some(weight) = weight else { continue };
-            let size = weight.size;
-            for block in member.share(size.div_ceil(plan.features.rows)) {
-                let features = block * plan.features.rows..((block + 1) * plan.features.rows).min(size);
-                // SAFETY: each block belongs to one member until the barrier; who read it in the last chunk has since
-                // passed the barrier at its end.
-                let to = unsafe { weight.features.part_mut(block * packing.len(), packing.len()) };
-                packing.contiguous_lines(to, |term| {
-                    let (step, place) = chunk.term(term);
-                    if place >= batch.running(step) {
-                        return &[];
-                    }
-                    let (from, row) = match (index, step) {
-                        (0, _) => (source.inputs.input, batch.at(place, step)),
-                        (_, 0) => (source.recalled[0], batch.row(place)),
-                        _ => (source.recalled[1], batch.at(place, step - 1)),
-                    };
-                    &from[row * size..][features.clone()]
-                });
-            }
-        }
-    }
-
-    /// Clears the last block of a member's share of the columns, where a chunk does not fill it.
-    fn pad_columns(&self, member: Member, chunk: &Chunk) {
-        let plan = &self.plan;
-        let packing = plan.columns(chunk.terms);
-        let block_len = plan.forward.format.block_len(packing.lines);
-        if !packing.terms.is_multiple_of(plan.forward.format.block_terms()) {
-            for panel in member.share(plan.gradients * plan.panels) {
-                // SAFETY: each panel belongs to one member until the barrier.
-                unsafe { self.columns.part_mut((panel + 1) * packing.len() - block_len, block_len) }.fill(0);
-            }
-        }
-    }
-
     /// The rows of gradients of a step of a chunk and of a row block.
     fn rows_of(&self, index: usize, step: usize, row_block: usize) -> *mut u32 {
         let (plan, chunk) = (&self.plan, &self.chunks[index]);
@@ -500,219 +455,5 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             }),
             cell: PhantomData,
         });
-    }
-
-    /// The gradient of a chunk's input, for a member's share of its rows.
-    fn input_gradient(&self, member: Member, tiles: &Tiles, sums: &mut Sums, index: usize) {
-        let Some(out) = self.out_input else { return };
-        let plan = &self.plan;
-        let input_size = plan.forward.shape.input_size;
-        let format = plan.forward.format;
-        let (blocks, pass) = (format.blocks(plan.input_gradients * plan.padded), format.blocks(PASS_TERMS));
-        let packing = plan.right(plan.input_gradients);
-        let own = &self.chunks[index].row_blocks[member.share(self.chunks[index].row_blocks.len())];
-        for first in (0..blocks).step_by(pass) {
-            for panel in 0..input_size.div_ceil(plan.tile.width) {
-                let col = panel * plan.tile.width;
-                for &(step, row_block) in own {
-                    let places = self.batch.running_of(&plan.forward.rows(row_block), step);
-                    let product = TileProduct {
-                        format,
-                        shape: plan.tile,
-                        rows: places.len(),
-                        blocks: pass.min(blocks - first),
-                        left: self
-                            .rows_of(index, step, row_block)
-                            .wrapping_add(first * format.block_len(plan.tile.rows)),
-                        right: self
-                            .packed_ih
-                            .pointer(panel * packing.len() + first * format.block_len(plan.tile.width)),
-                    };
-                    // SAFETY: the weights are packed, and the gradients of the chunk complete, since the last barrier.
-                    unsafe { tiles.multiply(&product, sums) };
-                    plan.forward.arch.run(StoreTile {
-                        sums,
-                        width: plan.tile.width,
-                        rows: places.len(),
-                        cols: plan.tile.width.min(input_size - col),
-                        start: if first == 0 { Start::Zero } else { Start::Output },
-                        out: out.pointer(col),
-                        stride: input_size,
-                        row: |r| self.batch.at(places.start + r, step),
-                    });
-                }
-            }
-        }
-    }
-
-    /// Adds a chunk to the gradients of the weights, for a member's share of the gates.
-    fn weight_gradients(&self, member: Member, tiles: &Tiles, sums: &mut Sums, index: usize) {
-        let plan = &self.plan;
-        let is_first = index + 1 == self.chunks.len();
-        let terms = self.chunks[index].terms;
-        let (features, columns) = (plan.feature_rows(terms), plan.columns(terms));
-        for weight in self.weights.iter().flatten() {
-            let panels = weight.gates.len() * plan.panels;
-            let own = member.share(panels);
-            let feature_tiles = weight.size.div_ceil(plan.features.rows);
-            for group in (0..feature_tiles).step_by(FEATURE_GROUP) {
-                for panel in own.clone() {
-                    for block in group..(group + FEATURE_GROUP).min(feature_tiles) {
-                        let product = TileProduct {
-                            format: plan.forward.format,
-                            shape: plan.features,
-                            rows: plan.features.rows.min(weight.size - block * plan.features.rows),
-                            blocks: plan.forward.format.blocks(columns.terms),
-                            left: weight.features.pointer(block * features.len()),
-                            right: self.columns.pointer((weight.first_gradient * plan.panels + panel) * columns.len()),
-                        };
-                        // SAFETY: features and columns are complete since the last barrier.
-                        unsafe { tiles.multiply(&product, sums) };
-                        let start = (block * panels + panel) * plan.feature_tile();
-                        plan.forward.arch.run(StoreTile {
-                            sums,
-                            width: plan.features.width,
-                            rows: product.rows,
-                            cols: plan.features.width,
-                            start: if is_first { Start::Zero } else { Start::Output },
-                            out: weight.sums.pointer(start),
-                            stride: plan.features.width,
-                            row: |r| r,
-                        });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Writes what has been added up: the gradients of weights and bias, and those of the initial states.
-    fn finish(&self, member: Member, tiles: &Tiles, sums: &mut Sums, own: &Range<usize>) {
-        let plan = &self.plan;
-        let hidden_size = plan.forward.shape.hidden_size;
-        for weight in self.weights.iter().flatten() {
-            let panels = weight.gates.len() * plan.panels;
-            for panel in member.share(panels) {
-                let (gate, units) = (weight.gates[panel / plan.panels], self.units(panel % plan.panels));
-                for block in 0..weight.size.div_ceil(plan.features.rows) {
-                    // SAFETY: the tile has been this member's all along.
-                    let from = unsafe {
-                        weight.sums.part((block * panels + panel) * plan.feature_tile(), plan.feature_tile())
-                    };
-                    let features = block * plan.features.rows..((block + 1) * plan.features.rows).min(weight.size);
-                    for (c, unit) in units.clone().enumerate() {
-                        let start = (gate * hidden_size + unit) * weight.size + features.start;
-                        // SAFETY: each row of a gate and each feature has one writer.
-                        let to = unsafe { weight.out.part_mut(start, features.len()) };
-                        for (r, to) in to.iter_mut().enumerate() {
-                            *to = from[r * plan.features.width + c];
-                        }
-                    }
-                }
-            }
-        }
-        if let Some(bias) = self.out_bias {
-            for panel in member.share(plan.panels) {
-                let units = self.units(panel);
-                for (gradient, &sum) in C::GRADIENTS.iter().enumerate() {
-                    // SAFETY: nobody writes the sums any more; each unit has one writer.
-                    let to = unsafe { bias.part_mut(sum * hidden_size + units.start, units.len()) };
-                    to.fill(0.0);
-                    for row_block in 0..plan.forward.row_blocks {
-                        let start = (row_block * plan.gradients + gradient) * plan.padded + units.start;
-                        // SAFETY: as above.
-                        for (to, from) in to.iter_mut().zip(unsafe { self.bias.part(start, units.len()) }) {
-                            *to += from;
-                        }
-                    }
-                }
-            }
-        }
-        if let Some(peepholes) = self.out_peepholes {
-            for panel in member.share(plan.panels) {
-                for (gate, unit) in (0..3).flat_map(|gate| self.units(panel).map(move |unit| (gate, unit))) {
-                    let row_blocks = 0..plan.forward.row_blocks;
-                    let sums = row_blocks.map(|row_block| self.peephole_sum(panel, row_block, gate, unit));
-                    // SAFETY: each unit has one writer.
-                    let to = unsafe { peepholes.part_mut(gate * hidden_size + unit, 1) };
-                    to.fill(sums.sum());
-                }
-            }
-        }
-        if let Some(input) = self.out_input {
-            let SequenceShape { seq_len, input_size, .. } = plan.forward.shape;
-            for place in member.share(plan.forward.shape.batch_size) {
-                let (row, length) = (self.batch.row(place), self.batch.length(place));
-                let (first, count) = ((row * seq_len + length) * input_size, (seq_len - length) * input_size);
-                // SAFETY: no step writes there, and each sequence belongs to one member.
-                unsafe { input.part_mut(first, count) }.fill(0.0);
-            }
-        }
-        for tile in own.clone() {
-            self.initial_states(tiles, sums, tile);
-        }
-    }
-
-    /// A peephole's gradient, over the sequences of a row block.
-    fn peephole_sum(&self, panel: usize, row_block: usize, gate: usize, unit: usize) -> f32 {
-        let forward = &self.plan.forward;
-        let tile = panel * forward.row_blocks + row_block;
-        // SAFETY: nobody writes the sums any more.
-        let blocks = unsafe { self.peepholes.part(tile * 3 * self.plan.state_len(), 3 * self.plan.state_len()) };
-        let sub = (unit - panel * self.plan.tile.width) / forward.units;
-        let block = &blocks[gate * self.plan.state_len() + sub * forward.block_len()..][..forward.block_len()];
-        let rows = block.chunks_exact(forward.units).take(forward.rows(row_block).len());
-        rows.map(|row| row[unit % forward.units]).sum()
-    }
-
-    /// The gradients of a tile's states before the first step.
-    fn initial_states(&self, tiles: &Tiles, sums: &mut Sums, tile: usize) {
-        let Self { plan, batch, source, .. } = self;
-        let hidden_size = plan.forward.shape.hidden_size;
-        let (panel, row_block) = plan.forward.position(tile);
-        let units = self.units(panel);
-        if units.is_empty() {
-            return;
-        }
-        let places = plan.forward.rows(row_block);
-        let running = batch.running_of(&places, 0);
-        if self.out_hidden.is_some() && !running.is_empty() {
-            // SAFETY: the gradients of the first step are complete since the last barrier.
-            unsafe { tiles.multiply(&self.recurrent_product((0, 0), tile, running.len()), sums) };
-        }
-        // Sequences without a step: their states pass through.
-        self.start_sequences(sums, tile, &(running.end..places.end));
-        // SAFETY: the tile is this member's.
-        let (state, carry) = unsafe { (self.state_blocks(tile), self.carried_blocks(self.carry, 1, tile)) };
-        let at = |r: usize, unit: usize| {
-            let (sub, u) = ((unit - units.start) / plan.forward.units, unit % plan.forward.units);
-            sub * plan.forward.block_len() + r * plan.forward.units + u
-        };
-        let is_cell_state = plan.forward.shape.cell.has_cell_state();
-        if let Some(hidden) = self.out_hidden {
-            for (r, place) in places.clone().enumerate() {
-                let row = batch.row(place);
-                // SAFETY: each tile has one writer.
-                let to = unsafe { hidden.part_mut(row * hidden_size + units.start, units.len()) };
-                for ((to, sum), unit) in to.iter_mut().zip(sums.row(r, plan.tile.width)).zip(units.clone()) {
-                    let recalled =
-                        if r < running.len() { source.inputs.options.recall(row, unit, hidden_size) } else { 1.0 };
-                    let direct = if C::STATE_IS_HIDDEN {
-                        state[at(r, unit)]
-                    } else {
-                        carry.get(at(r, unit)).copied().unwrap_or(0.0)
-                    };
-                    *to = sum * recalled + direct;
-                }
-            }
-        }
-        if let Some(cell_state) = self.out_cell_state.filter(|_| is_cell_state) {
-            for (r, place) in places.enumerate() {
-                // SAFETY: as above.
-                let to = unsafe { cell_state.part_mut(batch.row(place) * hidden_size + units.start, units.len()) };
-                for (to, unit) in to.iter_mut().zip(units.clone()) {
-                    *to = state[at(r, unit)];
-                }
-            }
-        }
     }
 }

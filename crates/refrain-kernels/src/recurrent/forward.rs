@@ -11,6 +11,7 @@ use super::backward_plan::BackwardPlan;
 use super::batch::Batch;
 use super::cell::Step;
 use super::options::SequenceOptions;
+use super::packed_layer::{Layer, PackedLayer, SharedLayer};
 use super::plan::Plan;
 use super::segments::steps_of;
 use super::step::{FinishStep, StartSums, Work};
@@ -20,7 +21,6 @@ use crate::engine::Engine;
 use crate::format::{Encode, Precision, with_encoding};
 use crate::pool::Member;
 use crate::prefetch::prefetch_run;
-use crate::scratch::{FreeList, Scratch};
 use crate::shared::SharedSlice;
 use crate::tile::{Sums, TileProduct};
 
@@ -101,14 +101,6 @@ pub(super) struct Written<'a> {
     pub(super) last_cell_state: &'a mut [f32],
 }
 
-/// A layer's weights as they are.
-#[derive(Clone, Copy)]
-pub(super) struct Layer<'a> {
-    pub(super) weight_ih: &'a [f32],
-    pub(super) weight_hh: &'a [f32],
-    pub(super) bias: &'a [f32],
-}
-
 /// What a pass reads at every step.
 #[derive(Clone, Copy)]
 pub(super) enum Input<'a> {
@@ -139,87 +131,6 @@ impl<'a> Given<'a> {
     ) -> Self {
         let recalled = recalled.unwrap_or(hidden);
         Self { input: Input::Features(inputs.input), hidden, recalled, cell_state, options: inputs.options }
-    }
-}
-
-/// Room for a layer's packed weights.
-#[derive(Debug)]
-pub(super) struct PackedLayer {
-    /// By panel.
-    weight_ih: Scratch,
-    weight_hh: Scratch,
-    /// By panel and sum, one float for each unit of the panel.
-    bias: Scratch,
-}
-
-impl PackedLayer {
-    /// The packed weights, to read.
-    pub(super) fn packed(&self) -> SharedLayer<'_> {
-        SharedLayer {
-            weight_ih: SharedSlice::read_only(self.weight_ih.words()),
-            weight_hh: SharedSlice::read_only(self.weight_hh.words()),
-            bias: SharedSlice::read_only(&self.bias),
-        }
-    }
-
-    /// Room for the weights of a plan, not yet packed.
-    pub(super) fn new<C: Step>(plan: &Plan, home: &FreeList) -> Self {
-        Self {
-            weight_ih: home.scratch(plan.panels * plan.right(plan.shape.input_size).len()),
-            weight_hh: home.scratch(plan.panels * plan.right(plan.recurrent_terms::<C>()).len()),
-            bias: home.scratch(plan.panels * C::SUMS * plan.units),
-        }
-    }
-
-    /// The room, to pack into.
-    pub(super) fn shared(&mut self) -> SharedLayer<'_> {
-        SharedLayer {
-            weight_ih: SharedSlice::new(self.weight_ih.words_mut()),
-            weight_hh: SharedSlice::new(self.weight_hh.words_mut()),
-            bias: SharedSlice::new(&mut self.bias),
-        }
-    }
-}
-
-/// A layer's packed weights, whose panels are shared out while they are packed.
-#[derive(Clone, Copy)]
-pub(super) struct SharedLayer<'a> {
-    weight_ih: SharedSlice<'a, u32>,
-    weight_hh: SharedSlice<'a, u32>,
-    bias: SharedSlice<'a, f32>,
-}
-
-impl SharedLayer<'_> {
-    /// Packs one panel.
-    ///
-    /// # Safety
-    ///
-    /// The panel must be the calling member's alone.
-    pub(super) unsafe fn pack<C: Step>(&self, plan: &Plan, layer: Layer, panel: usize) {
-        let SequenceShape { input_size, hidden_size, .. } = plan.shape;
-        let units = plan.units(panel);
-        let row = |column: usize| {
-            let (gate, unit) = (column / plan.units, units.start + column % plan.units);
-            (gate < C::GATES && unit < units.end).then_some(gate * hidden_size + unit)
-        };
-        for (packed, weight, terms, padded) in [
-            (self.weight_ih, layer.weight_ih, input_size, input_size),
-            (self.weight_hh, layer.weight_hh, hidden_size, plan.recurrent_terms::<C>()),
-        ] {
-            if padded == 0 {
-                continue;
-            }
-            let packing = plan.right(padded);
-            // SAFETY: by contract.
-            let to = unsafe { packed.part_mut(panel * packing.len(), packing.len()) };
-            packing.contiguous_terms(to, |column| row(column).map_or(&[], |row| &weight[row * terms..][..terms]));
-        }
-        for sum in 0..C::SUMS {
-            // SAFETY: by contract.
-            let to = unsafe { self.bias.part_mut((panel * C::SUMS + sum) * plan.units, plan.units) };
-            to[..units.len()].copy_from_slice(&layer.bias[sum * hidden_size..][units.clone()]);
-            to[units.len()..].fill(0.0);
-        }
     }
 }
 

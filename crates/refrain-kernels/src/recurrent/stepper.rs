@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::cell::Step;
-use super::forward::{Given, Input, Layer, PackedLayer, Span, TimeLoop, Written};
+use super::forward::{Given, Input, Span, TimeLoop, Written};
 use super::int8::Int8Matrix;
 use super::int8_panels::{Int8Panels, ROWS, Rounded, VECTORS};
 use super::lanes::Lanes;
 use super::options::SequenceOptions;
+use super::packed_layer::{Layer, PackedLayer};
 use super::plan::Plan;
 use super::{Cell, Direction, SequenceShape, gru, lstm, min_gru, rnn, with_cell};
 use crate::arch::{Arch, Isa, Kernel, MulAdd};
