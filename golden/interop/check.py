@@ -2,8 +2,8 @@
 """PyTorch reads what Refrain wrote into `ours/`, and computes with it what it computed with its own weights.
 
 Run with torch 2.15.0 by `pip install torch numpy safetensors && python check.py`. The tests of
-`crates/refrain/tests/interop.rs` hold our writer to the bytes of these files; when they are to change, write them again
-with `cargo test --release -p refrain --test interop -- --ignored` and run this.
+`crates/refrain/tests/interop.rs` hold our writer to the bytes of these files; when they are to change, copy what
+`cargo test --release -p refrain --test interop` left in `target/tmp/interop` into `ours/` and run this.
 """
 
 from pathlib import Path

@@ -1,20 +1,20 @@
 //! The fused layers of every cell, with every option, against PyTorch, against the composed ones, against finite differences and
 //! against themselves.
 
+mod case;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Dispatch, Flex, backend_extension};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
+use case::Case;
 use refrain::kernels::{Engine, Isa};
-use refrain::nn::fused::{RecurrentSequence, composed};
 use refrain::nn::{
-    Cell, Direction, DropoutSchedule, Gru, GruConfig, Initializer, InputGate, Layer, LayerConfig, Lstm, LstmConfig,
-    Memory, MinGru, MinGruConfig, Nonlinearity, Precision, RecurrentOptions, RecurrentState, ResetGate, Rnn, RnnConfig,
+    Cell, Direction, GruConfig, Initializer, InputGate, Layer, LayerConfig, LstmConfig, Memory, MinGruConfig,
+    Nonlinearity, Precision, RecurrentOptions, RecurrentState, RnnConfig,
 };
 use support::{Golden, assert_close, numbers, values};
 
@@ -24,19 +24,6 @@ const SIZES: [[usize; 4]; 7] =
 
 /// The engine is the process's: tests that change it take turns.
 static ENGINE: Mutex<()> = Mutex::new(());
-
-/// The same operation without an override anywhere, so that every backend runs the default body.
-#[backend_extension(Flex, Autodiff)]
-trait ComposedLayer: burn::backend::Backend {
-    fn composed_layer(
-        #[extension_type] sequence: RecurrentSequence<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        composed::recurrent_sequence::<Self>(sequence)
-    }
-}
-
-impl ComposedLayer for Flex {}
-impl<C: burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy> ComposedLayer for Autodiff<Flex, C> {}
 
 /// An initial layer of this cell.
 fn layer(cell: Cell, input_size: usize, hidden_size: usize, device: &Device) -> Layer {
@@ -52,224 +39,6 @@ fn layer(cell: Cell, input_size: usize, hidden_size: usize, device: &Device) -> 
         Cell::RnnRelu => rnn(Nonlinearity::Relu).into(),
     };
     config.init(&mut Initializer::new(1, device))
-}
-
-#[derive(Clone)]
-struct Case {
-    cell: Cell,
-    precision: Precision,
-    options: RecurrentOptions,
-    direction: Direction,
-    lengths: Option<Vec<usize>>,
-    schedule: Option<DropoutSchedule>,
-    peepholes: Option<Param<Tensor<1>>>,
-    input: Tensor<3>,
-    weight_ih: Param<Tensor<2>>,
-    weight_hh: Param<Tensor<2>>,
-    bias: Param<Tensor<1>>,
-    state: RecurrentState,
-    grad_output: Tensor<3>,
-    grad_hidden: Tensor<2>,
-    grad_cell_state: Option<Tensor<2>>,
-}
-
-type Results = BTreeMap<&'static str, Vec<f32>>;
-
-impl Case {
-    fn random(cell: Cell, [batch_size, seq_len, input_size, hidden_size]: [usize; 4], device: &Device) -> Self {
-        let param = |shape, seed| Param::from_tensor(numbers(shape, seed, device) * 0.5);
-        let (gates, biases) = (cell.num_gates() * hidden_size, cell.num_biases() * hidden_size);
-        let of_cell_state = |seed| cell.has_cell_state().then(|| numbers([batch_size, hidden_size], seed, device));
-        Self {
-            cell,
-            precision: Precision::F32,
-            options: RecurrentOptions::default(),
-            direction: Direction::Forward,
-            lengths: None,
-            schedule: None,
-            peepholes: None,
-            input: numbers([batch_size, seq_len, input_size], 1, device).require_grad(),
-            weight_ih: param([gates, input_size], 2),
-            weight_hh: param([cell.num_recurrent_gates() * hidden_size, hidden_size], 3),
-            bias: Param::from_tensor(numbers([biases], 4, device)),
-            state: RecurrentState {
-                hidden: numbers([batch_size, hidden_size], 5, device).require_grad(),
-                cell_state: of_cell_state(6).map(Tensor::require_grad),
-            },
-            grad_output: numbers([batch_size, seq_len, hidden_size], 7, device),
-            grad_hidden: numbers([batch_size, hidden_size], 8, device),
-            grad_cell_state: of_cell_state(9),
-        }
-    }
-
-    fn golden(cell: Cell, golden: &Golden, name: &str, device: &Device) -> Self {
-        let key = |part: &str| format!("{name}.{part}");
-        let of_cell_state = |part| cell.has_cell_state().then(|| golden.tensor(&key(part), device));
-        Self {
-            cell,
-            precision: Precision::F32,
-            options: RecurrentOptions::default(),
-            direction: Direction::Forward,
-            lengths: None,
-            schedule: None,
-            peepholes: None,
-            input: golden.tensor(&key("input"), device).require_grad(),
-            weight_ih: Param::from_tensor(golden.tensor(&key("weight_ih"), device)),
-            weight_hh: Param::from_tensor(golden.tensor(&key("weight_hh"), device)),
-            bias: Param::from_tensor(golden.tensor(&key("bias"), device)),
-            state: RecurrentState {
-                hidden: golden.tensor(&key("hidden"), device).require_grad(),
-                cell_state: of_cell_state("cell_state").map(Tensor::require_grad),
-            },
-            grad_output: golden.tensor(&key("grad_output"), device),
-            grad_hidden: golden.tensor(&key("grad_last_hidden"), device),
-            grad_cell_state: of_cell_state("grad_last_cell_state"),
-        }
-    }
-
-    /// A number that reads every output, the last hidden and the last cell state.
-    fn objective(&self, output: Tensor<3>, state: RecurrentState) -> Tensor<1> {
-        let objective = (output * self.grad_output.clone()).sum() + (state.hidden * self.grad_hidden.clone()).sum();
-        match (state.cell_state, &self.grad_cell_state) {
-            (Some(cell_state), Some(grad)) => objective + (cell_state * grad.clone()).sum(),
-            _ => objective,
-        }
-    }
-
-    /// The case with each option that its cell has, in training and outside, with all of them, and each of these with
-    /// sequences of any lengths and backward.
-    fn with_every_option(&self) -> Vec<(String, Self)> {
-        let all = RecurrentOptions {
-            input_dropout: 0.3,
-            hidden_dropout: if self.cell.num_recurrent_gates() > 0 { 0.25 } else { 0.0 },
-            recurrent_dropout: if self.cell.has_candidate() { 0.2 } else { 0.0 },
-            zoneout_hidden: 0.4,
-            zoneout_cell: if self.cell.has_cell_state() { 0.35 } else { 0.0 },
-            weight_drop: if self.cell.num_recurrent_gates() > 0 { 0.3 } else { 0.0 },
-            memory: Memory::SquareRoot,
-        };
-        let none = RecurrentOptions::default;
-        let [batch_size, seq_len, _] = self.input.dims();
-        let [_, hidden_size] = self.state.hidden.dims();
-        let device = self.input.device();
-        let peepholes = Param::from_tensor(numbers([3 * hidden_size], 10, &device));
-        let peepholes = self.cell.has_cell_state().then_some(peepholes);
-        let options = [
-            ("input dropout", RecurrentOptions { input_dropout: all.input_dropout, ..none() }, None),
-            ("hidden dropout", RecurrentOptions { hidden_dropout: all.hidden_dropout, ..none() }, None),
-            ("recurrent dropout", RecurrentOptions { recurrent_dropout: all.recurrent_dropout, ..none() }, None),
-            ("zoneout of h", RecurrentOptions { zoneout_hidden: all.zoneout_hidden, ..none() }, None),
-            ("zoneout of c", RecurrentOptions { zoneout_cell: all.zoneout_cell, ..none() }, None),
-            ("weight drop", RecurrentOptions { weight_drop: all.weight_drop, ..none() }, None),
-            ("every third step kept", RecurrentOptions { memory: Memory::Every(3), ..none() }, None),
-            ("peepholes", none(), peepholes.clone()),
-            ("everything", all, peepholes),
-        ];
-        let lengths: Vec<usize> = (0..batch_size).map(|row| (row * 7 + seq_len) % (seq_len + 1)).collect();
-        let mut cases = Vec::new();
-        for (name, options, peepholes) in options {
-            for (way, direction, lengths) in [
-                ("whole", Direction::Forward, None),
-                ("of any length", Direction::Forward, Some(lengths.clone())),
-                ("backward", Direction::Backward, Some(lengths.clone())),
-            ] {
-                let drawn = Some(DropoutSchedule::new(3, 5));
-                for (mode, schedule) in [("training", drawn), ("inference", None)] {
-                    let (peepholes, lengths) = (peepholes.clone(), lengths.clone());
-                    let case = Self { options, direction, lengths, schedule, peepholes, ..self.clone() };
-                    cases.push((format!("{:?}, {name}, {way}, in {mode}", self.cell), case));
-                }
-            }
-        }
-        cases
-    }
-
-    fn layer(&self) -> Layer {
-        let Self { precision, options, .. } = *self;
-        let (weight_ih, weight_hh, bias) = (self.weight_ih.clone(), self.weight_hh.clone(), self.bias.clone());
-        let lstm = |input_gate| {
-            let (weight_ih, weight_hh, bias) = (weight_ih.clone(), weight_hh.clone(), bias.clone());
-            let peepholes = self.peepholes.clone();
-            Layer::Lstm(Lstm {
-                weight_ih,
-                weight_hh,
-                bias,
-                peepholes,
-                projection: None,
-                norms: None,
-                input_gate,
-                precision,
-                options,
-            })
-        };
-        let rnn = |nonlinearity| {
-            let (weight_ih, weight_hh, bias) = (weight_ih.clone(), weight_hh.clone(), bias.clone());
-            Layer::Rnn(Rnn { weight_ih, weight_hh, bias, norms: None, nonlinearity, precision, options })
-        };
-        match self.cell {
-            Cell::Lstm => lstm(InputGate::Own),
-            Cell::CoupledLstm => lstm(InputGate::Coupled),
-            Cell::Gru => Layer::Gru(Gru {
-                weight_ih,
-                weight_hh,
-                bias,
-                norms: None,
-                reset: ResetGate::AfterProduct,
-                precision,
-                options,
-            }),
-            Cell::MinGru => Layer::MinGru(MinGru { weight_ih, bias, precision, options }),
-            Cell::RnnTanh => rnn(Nonlinearity::Tanh),
-            Cell::RnnRelu => rnn(Nonlinearity::Relu),
-        }
-    }
-
-    fn fused(&self) -> (Tensor<3>, RecurrentState) {
-        let (input, state) = (self.input.clone(), Some(self.state.clone()));
-        self.layer().forward_in(self.direction, input, self.lengths.as_deref(), state, self.schedule)
-    }
-
-    fn composed(&self) -> (Tensor<3>, RecurrentState) {
-        let (input, state) = (self.input.clone(), Some(self.state.clone()));
-        let sequence = self.layer().sequence_in(self.direction, input, self.lengths.as_deref(), state, self.schedule);
-        let (output, hidden, cell_state) = <Dispatch as ComposedLayer>::composed_layer(sequence);
-        let cell_state = cell_state.map(Tensor::from_dispatch);
-        (Tensor::from_dispatch(output), RecurrentState { hidden: Tensor::from_dispatch(hidden), cell_state })
-    }
-
-    /// Outputs, states and all gradients, by name.
-    fn run(&self, forward: impl Fn(&Self) -> (Tensor<3>, RecurrentState)) -> Results {
-        let (output, state) = forward(self);
-        assert_eq!(state.cell_state.is_some(), self.cell.has_cell_state());
-        let mut results = Results::from([
-            ("output", values(output.clone().inner())),
-            ("last_hidden", values(state.hidden.clone().inner())),
-        ]);
-        if let Some(cell_state) = state.cell_state.clone() {
-            results.insert("last_cell_state", values(cell_state.inner()));
-        }
-        let gradients = self.objective(output, state).backward();
-        // A gradient that never formed (an empty sequence) is zero.
-        macro_rules! gradient {
-            ($name:literal, $tensor:expr) => {
-                let tensor = $tensor;
-                let zeros = tensor.clone().inner().zeros_like();
-                results.insert($name, values(tensor.grad(&gradients).unwrap_or(zeros)));
-            };
-        }
-        gradient!("d_input", self.input.clone());
-        gradient!("d_weight_ih", self.weight_ih.val());
-        gradient!("d_weight_hh", self.weight_hh.val());
-        gradient!("d_bias", self.bias.val());
-        gradient!("d_hidden", self.state.hidden.clone());
-        if let Some(cell_state) = self.state.cell_state.clone() {
-            gradient!("d_cell_state", cell_state);
-        }
-        if let Some(peepholes) = &self.peepholes {
-            gradient!("d_peepholes", peepholes.val());
-        }
-        results
-    }
 }
 
 /// Every cell's cases in the fixtures: the file, the case's name, and what is close enough.
