@@ -89,8 +89,9 @@ pub(crate) fn scale_sequences(
 ) {
     let shared = SharedSlice::new(output);
     let row_len = num_features.max(1);
-    engine.for_ranges(batch_size * seq_len, STRETCH.div_ceil(row_len), |rows| {
-        let elements = rows.start * num_features..rows.end * num_features;
+    // Whole rows, shared out by how many elements there are.
+    engine.for_ranges(batch_size * seq_len * num_features, STRETCH.div_ceil(row_len) * row_len, |elements| {
+        let rows = elements.start / row_len..elements.end / row_len;
         // SAFETY: the ranges of different members are disjoint.
         let output = unsafe { shared.part_mut(elements.start, elements.len()) };
         let pairs = input[elements].chunks_exact(row_len).zip(output.chunks_exact_mut(row_len));
@@ -113,7 +114,7 @@ impl Kernel for Product<'_> {
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
         for ((output, input), factor) in self.output.iter_mut().zip(self.input).zip(self.factors) {
-            *output = input * factor;
+            *output = if *factor == 0.0 { 0.0 } else { input * factor };
         }
     }
 }
@@ -131,8 +132,10 @@ pub fn events(engine: &Engine, key: DropoutKey, probability: f32, rows: usize, r
     let words = row_len.div_ceil(WORD);
     let mut events = vec![0; rows * words];
     let shared = SharedSlice::new(&mut events);
-    engine.for_ranges(rows * words, STRETCH / WORD, |range| {
-        let mut generator = key.generator(range.start * WORD);
+    // Shared out by how many events there are.
+    engine.for_ranges(rows * words * WORD, STRETCH, |drawn| {
+        let range = drawn.start / WORD..drawn.end / WORD;
+        let mut generator = key.generator(drawn.start);
         let mut bytes = [0; BYTES];
         // SAFETY: the ranges of different members are disjoint.
         let events = unsafe { shared.part_mut(range.start, range.len()) };
@@ -261,6 +264,29 @@ mod tests {
         assert!(all[0].chunks_exact(3).all(|row| row[2] >> 13 == 0), "bits beyond the row are clear");
         let engine = Engine::new(Isa::detect(), 1).expect("supported");
         assert!(events(&engine, KEY, 0.0, rows, len).iter().all(|&word| word == 0));
+        let always = events(&engine, KEY, 1.0, 2, 33);
+        assert_eq!(always, [u32::MAX, 1, u32::MAX, 1]);
         assert_ne!(all[0], events(&engine, DropoutKey { stream: 4, ..KEY }, 0.3, rows, len));
+    }
+
+    #[test]
+    fn variational_dropout_has_one_mask_for_all_steps_of_a_sequence() {
+        let shape @ [batch_size, seq_len, size] = [3, 40, 501];
+        let input = vec![f32::INFINITY; batch_size * seq_len * size];
+        let mut all = Vec::new();
+        for num_threads in [1, 3] {
+            let engine = Engine::new(Isa::detect(), num_threads).expect("supported");
+            let mut output = vec![f32::NAN; input.len()];
+            variational_dropout(&engine, KEY, 0.3, shape, &input, &mut output);
+            all.push(output);
+        }
+        assert_eq!(all[0], all[1]);
+        let mut factors = vec![0.0; batch_size * size];
+        let engine = Engine::new(Isa::detect(), 1).expect("supported");
+        dropout(&engine, KEY, 0.3, &vec![1.0; factors.len()], &mut factors);
+        for (row, step) in all[0].chunks(size).enumerate() {
+            let factors = &factors[row / seq_len * size..][..size];
+            assert!(step.iter().zip(factors).all(|(&found, &factor)| (found == 0.0) == (factor == 0.0)), "step {row}");
+        }
     }
 }

@@ -212,7 +212,7 @@ pub enum Memory {
     /// The states at every so many steps, rounded up to the steps that the backward pass takes at once; what lies between is
     /// computed again (Chen et al. 2016).
     Every(usize),
-    /// The same, at every `√seq_len` steps, with which the memory is least.
+    /// The same, at about every √T-th of the T steps of the longest sequence.
     SquareRoot,
 }
 
@@ -220,7 +220,7 @@ pub enum Memory {
 #[derive(Debug)]
 pub struct SequenceTrace {
     memory: Memory,
-    /// Steps of the blocks.
+    /// Steps that the blocks have room for: none where not all is kept.
     steps: usize,
     /// By step and tile: the blocks that the cell keeps.
     kept: Vec<f32>,
@@ -228,24 +228,40 @@ pub struct SequenceTrace {
     states: Vec<f32>,
     /// Where not all is kept, the cell states before each segment.
     cell_states: Vec<f32>,
-    made_for: (SequenceShape, Isa),
+    made_for: MadeFor,
     home: FreeList,
 }
 
+/// What the two passes must have in common: by these the steps are cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct MadeFor {
+    shape: SequenceShape,
+    isa: Isa,
+    precision: Precision,
+    direction: Direction,
+    lengths: Option<Vec<usize>>,
+}
+
+impl MadeFor {
+    fn new(engine: &Engine, precision: Precision, shape: SequenceShape, inputs: &SequenceInputs) -> Self {
+        let lengths = inputs.lengths.map(<[usize]>::to_vec);
+        Self { shape, isa: engine.isa(), precision, direction: inputs.direction, lengths }
+    }
+}
+
 impl SequenceTrace {
-    fn new<C: Step>(engine: &Engine, plan: &Plan, memory: Memory) -> Self {
+    fn new<C: Step>(engine: &Engine, plan: &Plan, memory: Memory, made_for: MadeFor) -> Self {
         let steps = if memory == Memory::All { plan.shape.seq_len } else { 0 };
-        let mut trace = Self::blocks::<C>(engine, plan, steps);
+        let mut trace = Self::blocks::<C>(engine, plan, steps, made_for);
         trace.memory = memory;
         trace
     }
 
     /// Room for so many steps.
-    fn blocks<C: Step>(engine: &Engine, plan: &Plan, steps: usize) -> Self {
+    fn blocks<C: Step>(engine: &Engine, plan: &Plan, steps: usize, made_for: MadeFor) -> Self {
         let home = engine.free_list().clone();
         let states = if C::HAS_STATE && steps > 0 { (steps + 1) * plan.step_len(1) } else { 0 };
         let (kept, states) = (home.take(steps * plan.step_len(C::SUMS)), home.take(states));
-        let made_for = (plan.shape, engine.isa());
         Self { memory: Memory::All, steps, kept, states, cell_states: Vec::new(), made_for, home }
     }
 }
@@ -331,7 +347,8 @@ pub fn sequence_forward_traced(
     shape.check_inputs(&inputs);
     shape.check_outputs(&outputs);
     with_cell!(shape.cell, C => {
-        let mut trace = SequenceTrace::new::<C>(engine, &Plan::new::<C>(engine, precision, shape), memory);
+        let made_for = MadeFor::new(engine, precision, shape, &inputs);
+        let mut trace = SequenceTrace::new::<C>(engine, &Plan::new::<C>(engine, precision, shape), memory, made_for);
         forward::forward::<C>(engine, precision, shape, inputs, outputs, Some(&mut trace));
         trace
     })
@@ -346,7 +363,8 @@ pub fn sequence_forward_traced(
 ///
 /// # Panics
 ///
-/// When a slice does not have its shape, or the trace is of another shape or instruction set.
+/// When a slice does not have its shape, or the trace is of another shape, instruction set, precision, direction or lengths. That the options are
+/// those of the forward pass is not checked.
 #[expect(clippy::too_many_arguments, reason = "the arguments of the forward pass, and what it and the loss gave")]
 pub fn sequence_backward(
     engine: &Engine,
@@ -359,8 +377,8 @@ pub fn sequence_backward(
     out: SequenceGradients,
 ) {
     shape.check_inputs(&inputs);
-    shape.check_backward(output, &grad, &out);
-    assert_eq!(trace.made_for, (shape, engine.isa()), "the trace is of another pass");
+    shape.check_backward(&inputs, output, &grad, &out);
+    assert_eq!(trace.made_for, MadeFor::new(engine, precision, shape, &inputs), "the trace is of another pass");
     with_cell!(shape.cell, C => backward::backward::<C>(engine, precision, shape, &inputs, output, trace, grad, out));
 }
 
@@ -405,7 +423,7 @@ impl SequenceShape {
         self.check("last_cell_state", outputs.last_cell_state.len(), &self.cell_state());
     }
 
-    fn check_backward(self, output: &[f32], grad: &OutputGradients, out: &SequenceGradients) {
+    fn check_backward(self, inputs: &SequenceInputs, output: &[f32], grad: &OutputGradients, out: &SequenceGradients) {
         let Self { cell, batch_size, seq_len, input_size, hidden_size } = self;
         let gates = cell.num_gates() * hidden_size;
         let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
@@ -428,5 +446,7 @@ impl SequenceShape {
         optional("the gradient of hidden", len(&out.hidden), &[batch_size, hidden_size]);
         optional("the gradient of cell_state", len(&out.cell_state), &self.cell_state());
         optional("the gradient of peepholes", len(&out.peepholes), &[3, hidden_size]);
+        let has_peepholes = inputs.options.peepholes.is_some();
+        assert!(out.peepholes.is_none() || has_peepholes, "a gradient of peepholes, but there are none");
     }
 }

@@ -67,7 +67,8 @@ fn check(engines: &[Engine], problem: &Problem) {
             for ((found, expected), what) in found.iter().zip(&gradients).zip(NAMES) {
                 close(what, found, expected);
             }
-            let several = if shape.seq_len > 2 { &[Memory::Every(1), Memory::SquareRoot][..] } else { &[] };
+            let several =
+                if shape.seq_len > 2 { &[Memory::Every(1), Memory::Every(9), Memory::SquareRoot][..] } else { &[] };
             for &memory in several {
                 let (written, trace) = forward_keeping(engine, precision, problem, memory);
                 assert!(untraced.bits() == written.bits(), "{}", name("the pass that keeps little"));

@@ -89,12 +89,24 @@ fn without_steps_the_states_stay() {
 fn nan_in_one_sequence_reaches_its_outputs_and_no_others() {
     everywhere(2, |engine, precision, cell| {
         for (b, t) in [(2, 2), (9, 3), (40, 2)] {
-            let mut problem = Problem::new(cell, b, t, 3, 21);
-            problem.input[3 * t] = f32::NAN;
-            let written = forward(engine, precision, &problem);
-            for (index, sequence) in written.output.chunks(t * 21).enumerate() {
-                let reached = sequence.iter().all(|value| value.is_nan() == (index == 1));
-                assert!(reached, "sequence {index} of {:?} in {precision:?} on {}", problem.shape, engine.isa());
+            let plain = Problem::new(cell, b, t, 3, 21);
+            for mut problem in [vec![plain.clone()], with_options(&plain)].concat() {
+                problem.input[3 * t] = f32::NAN;
+                let keeps_all = problem.options.zoneout_hidden.is_some() || problem.options.candidate_dropout.is_some();
+                let (written, trace) = forward_traced(engine, precision, &problem);
+                let place = format!("{:?} in {precision:?} on {}", problem.shape, engine.isa());
+                for (index, sequence) in written.output.chunks(t * 21).enumerate() {
+                    let reached = sequence.iter().filter(|value| value.is_nan()).count();
+                    // Of its own units, options may keep some what they were.
+                    let expected = if index == 1 { 1..=t * 21 } else { 0..=0 };
+                    assert!(expected.contains(&reached), "sequence {index} of {place}");
+                    assert!(index != 1 || keeps_all || reached == t * 21, "sequence {index} of {place}");
+                }
+                problem.grad_output[0] = f32::NAN;
+                let gradients =
+                    backward_after(engine, precision, &problem, (&written, &trace), full_gradient(&problem));
+                let others = gradients[0][2 * t * 3..].iter().chain(&gradients[4][2 * 21..]);
+                assert!(others.into_iter().all(|value| value.is_finite()), "the gradients of {place}");
             }
         }
     });

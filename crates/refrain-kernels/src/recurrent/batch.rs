@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Direction, SequenceShape};
 
 /// The sequences of a pass, longest first: those that still run at a step are the first ones, so that tiles of ended
-/// sequences are left out and no tile holds more than one end that could have been elsewhere.
+/// sequences are left out.
 ///
 /// A sequence's *place* is where it is worked on, its *row* where it lies in what the caller gave.
 #[derive(Debug)]

@@ -40,7 +40,7 @@ pub(super) struct Gradients {
     pub(super) sums: Kept,
     /// Of the state before the step.
     pub(super) state: f32,
-    /// Of the peepholes; zeros where there are none.
+    /// Of the peepholes; nobody's where there are none.
     pub(super) peepholes: [f32; 3],
 }
 
@@ -74,7 +74,7 @@ pub(super) trait Step: Sync + 'static {
     /// The gates of the last gradients, which are those of the recurrent products.
     const RECURRENT_GATES: &'static [usize];
 
-    /// The step; what `extra` says is left out at no cost where there is none.
+    /// The step, plain where there is no `extra`.
     fn forward<O: MulAdd>(sums: Kept, state: f32, extra: Option<Extra>) -> Forward;
 
     fn backward<O: MulAdd>(step: Backward) -> Gradients;

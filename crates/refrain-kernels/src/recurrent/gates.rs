@@ -5,7 +5,8 @@ use super::cell::Step;
 use super::forward::forward;
 use super::plan::Plan;
 use super::{
-    Cell, Memory, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace, gru, lstm, min_gru, rnn, with_cell,
+    Cell, MadeFor, Memory, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace, gru, lstm, min_gru, rnn,
+    with_cell,
 };
 use crate::engine::Engine;
 use crate::format::Precision;
@@ -61,7 +62,8 @@ fn read<C: Step>(engine: &Engine, precision: Precision, shape: SequenceShape, in
     let mut cell_state = shape.cell.has_cell_state().then(empty);
     if shape.states() > 0 {
         let plan = Plan::new::<C>(engine, precision, shape);
-        let mut trace = SequenceTrace::new::<C>(engine, &plan, Memory::All);
+        let mut trace =
+            SequenceTrace::new::<C>(engine, &plan, Memory::All, MadeFor::new(engine, precision, shape, &inputs));
         forward::<C>(engine, precision, shape, inputs, outputs, Some(&mut trace));
         let batch = Batch::new(shape, inputs.direction, inputs.lengths);
         let block_len = plan.block_len();

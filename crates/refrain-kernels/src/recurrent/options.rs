@@ -23,13 +23,13 @@ pub struct Dropped<'a> {
 /// Zoneout (Krueger et al. 2017): units that keep what they had before the step.
 #[derive(Clone, Copy, Debug)]
 pub enum Zoneout<'a> {
-    /// In training: which units do, by step, `[seq_len, batch_size]` rows of [`Events`].
+    /// In training: which units do, by step in the order of work, `[seq_len, batch_size]` rows of [`Events`].
     Sampled(Events<'a>),
     /// Outside training: all units keep this part of it.
     Expected(f32),
 }
 
-/// What a layer does beyond its plain equations; `None` is left out at no cost.
+/// What a layer does beyond its plain equations. Without any the plain steps run; with one, steps that know them all.
 ///
 /// With `m` the factors of `candidate_dropout`, `q` those of `hidden_dropout` and `d` what zones out, a step of an LSTM is
 ///
@@ -43,7 +43,8 @@ pub enum Zoneout<'a> {
 /// A GRU takes `m ∘ n` for its candidate. The simple recurrence has none, and only an LSTM has peepholes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SequenceOptions<'a> {
-    /// Recurrent dropout without memory loss (Semeniuta et al. 2016), by step: `[seq_len, batch_size]` rows.
+    /// Recurrent dropout without memory loss (Semeniuta et al. 2016), by step in the order of work:
+    /// `[seq_len, batch_size]` rows.
     pub candidate_dropout: Option<Dropped<'a>>,
     /// Variational dropout of what the recurrent products read (Gal and Ghahramani 2016), the same at every step:
     /// `[batch_size]` rows.

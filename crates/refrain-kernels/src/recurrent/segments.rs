@@ -104,9 +104,10 @@ impl<'a> Recompute<'a> {
         let cells = inputs.cell_state.len();
         let cell_state = &trace.cell_states[index * cells..(index + 1) * cells];
         let given = Given::new(inputs, &hidden, recalled.as_deref(), cell_state);
-        // Segments are of about the same length, the last one, which comes first, perhaps of less.
         if self.trace.as_ref().is_none_or(|blocks| blocks.steps < steps.len()) {
-            self.trace = Some(SequenceTrace::blocks::<C>(engine, plan, steps.len()));
+            // Before there is room for more steps, that for fewer goes.
+            self.trace = None;
+            self.trace = Some(SequenceTrace::blocks::<C>(engine, plan, steps.len(), trace.made_for.clone()));
         }
         let blocks = self.trace.as_mut().expect("made just now");
         self.output.resize(shape.batch_size * steps.len() * shape.hidden_size, 0.0);

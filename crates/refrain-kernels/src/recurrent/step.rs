@@ -207,13 +207,13 @@ impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> F
         }
         let hidden = match &mut work.extras {
             Some(extras) if options.hidden_dropout.is_some() => {
-                // The block of the hidden states before the step has served.
+                // A block that the way back alone uses otherwise.
                 for ((to, hidden), factor) in
-                    extras.hidden_before[..count].iter_mut().zip(&work.lanes.hidden).zip(&extras.recall)
+                    extras.carry[..count].iter_mut().zip(&work.lanes.hidden).zip(&extras.recall)
                 {
                     *to = hidden * factor;
                 }
-                &extras.hidden_before
+                &extras.carry
             }
             _ => &work.lanes.hidden,
         };

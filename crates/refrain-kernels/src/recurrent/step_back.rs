@@ -138,8 +138,10 @@ impl<C: Step, E: Encode> StepBack<'_, C, E> {
                 Some(extras) if self.options.change_steps() => {
                     let len = self.plan.state_len();
                     let start = sub * block_len;
-                    if let Some(carry) = self.carry.get_mut(start..start + count) {
-                        extras.carry[..count].copy_from_slice(carry);
+                    match self.carry.get(start..start + count) {
+                        Some(carry) => extras.carry[..count].copy_from_slice(carry),
+                        // What another tile left there must not reach this one, not even times zero.
+                        None => extras.carry[..count].fill(0.0),
                     }
                     extras.load_peepholes(self.peepholes, (start, len), count);
                     lanes.backward_with::<C, O>(count, extras);

@@ -30,7 +30,7 @@ pub fn with_options(problem: &Problem) -> Vec<Problem> {
         hidden_dropout: Some(problem.events(2, shape.batch_size)),
         zoneout_hidden: Some(Kept::Sampled(problem.events(3, rows))),
         zoneout_cell: shape.cell.has_cell_state().then(|| Kept::Sampled(problem.events(4, rows))),
-        peepholes: shape.cell.has_cell_state().then(|| problem.bias[..shape.hidden_size].repeat(3)),
+        peepholes: shape.cell.has_cell_state().then(|| problem.bias[..3 * shape.hidden_size].to_vec()),
     };
     let none = Options::default;
     let expected = |part: Option<&Kept>| part.map(|_| Kept::Expected(0.25));
@@ -40,6 +40,8 @@ pub fn with_options(problem: &Problem) -> Vec<Problem> {
         Options { zoneout_hidden: all.zoneout_hidden.clone(), ..none() },
         Options { zoneout_cell: all.zoneout_cell.clone(), ..none() },
         Options { peepholes: all.peepholes.clone(), ..none() },
+        // Without zoneout of the hidden state, which would load what these leave alone.
+        Options { hidden_dropout: all.hidden_dropout.clone(), peepholes: all.peepholes.clone(), ..none() },
         Options {
             zoneout_hidden: expected(all.zoneout_hidden.as_ref()),
             zoneout_cell: expected(all.zoneout_cell.as_ref()),

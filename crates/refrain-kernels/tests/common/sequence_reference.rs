@@ -98,7 +98,9 @@ impl Problem {
     /// The same with lengths: some whole, some empty, in no order.
     pub fn ragged(mut self) -> Self {
         let SequenceShape { batch_size, seq_len, .. } = self.shape;
-        self.lengths = Some((0..batch_size).map(|row| (row * 7 + seq_len) % (seq_len + 1)).collect());
+        // A single sequence would be whole.
+        let first = seq_len.saturating_sub(usize::from(batch_size == 1));
+        self.lengths = Some((0..batch_size).map(|row| (row * 7 + first) % (seq_len + 1)).collect());
         self
     }
 
