@@ -146,9 +146,14 @@ impl Seen {
         let mut units: Vec<(usize, f64)> = (0..self.hidden_size)
             .map(|unit| (unit, self.order().1.iter().map(|step| f64::from(step[unit])).sum::<f64>() / steps))
             .collect();
-        units.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        units.sort_by(|(_, a), (_, b)| if self.update_writes() { a.total_cmp(b) } else { b.total_cmp(a) });
         let count = count.min(units.len());
         (0..count).map(|place| units[place * (units.len() - 1) / (count - 1).max(1)].0).collect()
+    }
+
+    /// Whether the update gate is what is written, as in a minimal GRU, which alone has it without a reset gate.
+    fn update_writes(&self) -> bool {
+        self.by_name("update").is_some() && self.by_name("reset").is_none()
     }
 
     /// What the units are in the order of, by name, character and unit.
@@ -163,7 +168,7 @@ impl Seen {
         let maps = self.values.iter().map(|(name, values)| {
             let rows =
                 units.iter().map(|&unit| values.iter().map(|step| step[unit]).collect()).collect::<Vec<Vec<f32>>>();
-            HeatMap { title: title(name), scale: scale(name, &rows), values: rows }
+            HeatMap { title: self.title(name), scale: scale(name, &rows), values: rows }
         });
         let chosen = match self.hidden_size {
             all if all == units.len() => format!("all {all} units"),
@@ -177,40 +182,45 @@ impl Seen {
                 trained.config.cell,
                 self.hidden_size
             ),
-            subtitle: format!("{chosen}, from the highest to the lowest mean of the {}", self.order().0),
+            subtitle: format!(
+                "{chosen}, from the {} mean of the {}",
+                if self.update_writes() { "lowest to the highest" } else { "highest to the lowest" },
+                self.order().0
+            ),
             columns: self.characters.clone(),
             rows: units.iter().map(usize::to_string).collect(),
             maps: maps.collect(),
         }
     }
+
+    /// The name of a heat map, and what it shows.
+    fn title(&self, name: &str) -> String {
+        let (name, what) = match name {
+            "input" => ("input gate", "how much of the candidate is written"),
+            "forget" => ("forget gate", "how much of the cell state stays"),
+            "output" => ("output gate", "how much of the cell state is shown"),
+            "reset" => ("reset gate", "how much of the past the candidate may use"),
+            "update" if self.update_writes() => ("update gate", "how much of the candidate is written"),
+            "update" => ("update gate", "how much of the hidden state stays"),
+            "candidate" => ("candidate", "what may be written"),
+            "cell_state" => ("cell state", "what is remembered, after the step"),
+            "hidden" => ("hidden state", "what is shown, after the step"),
+            other => (other, ""),
+        };
+        format!("{name}: {what}")
+    }
 }
 
-/// The name of a heat map, and what it shows.
-fn title(name: &str) -> String {
-    let (name, what) = match name {
-        "input" => ("input gate", "how much of the candidate is written"),
-        "forget" => ("forget gate", "how much of the cell state stays"),
-        "output" => ("output gate", "how much of the cell state is shown"),
-        "reset" => ("reset gate", "how much of the past the candidate may use"),
-        "update" => ("update gate", "how much of the hidden state stays"),
-        "candidate" => ("candidate", "what may be written"),
-        "cell_state" => ("cell state", "what is remembered, after the step"),
-        "hidden" => ("hidden state", "what is shown, after the step"),
-        other => (other, ""),
-    };
-    format!("{name}: {what}")
-}
-
-/// Gates are shares; candidates and hidden states lie between −1 and 1, cell states and those of a rectifier anywhere.
+/// Gates are shares; candidates and hidden states lie between −1 and 1, cell states anywhere, and so do those of a rectifier and
+/// the candidates of a minimal GRU.
 fn scale(name: &str, rows: &[Vec<f32>]) -> Scale {
     let mut sizes: Vec<f32> = rows.iter().flatten().map(|value| value.abs()).collect();
     sizes.sort_by(f32::total_cmp);
     // tanh as it is computed may be above 1 by a rounding error.
     let is_bounded = sizes.last().is_none_or(|&largest| largest < 1.001);
     match name {
-        "candidate" => Scale::Signed(1.0),
-        "hidden" if is_bounded => Scale::Signed(1.0),
-        "hidden" | "cell_state" => {
+        "candidate" | "hidden" if is_bounded => Scale::Signed(1.0),
+        "candidate" | "hidden" | "cell_state" => {
             // A few units that run away would leave the others white.
             let end = sizes[(sizes.len() - 1) * 19 / 20];
             Scale::Clipped(((10.0 * end).ceil() / 10.0).max(0.1))
@@ -232,6 +242,17 @@ mod tests {
         assert_eq!([1, 2, 3].map(|count| seen.units(count)), [vec![1], vec![1, 0], vec![1, 3, 0]]);
         seen.values = vec![named("hidden")];
         assert_eq!((seen.order().0, seen.units(2)), ("hidden state", vec![1, 0]));
+        seen.values = vec![named("reset"), named("update")];
+        assert_eq!(
+            (seen.title("update").as_str(), seen.units(2)),
+            ("update gate: how much of the hidden state stays", vec![1, 0])
+        );
+        // That of a minimal GRU says what is new.
+        seen.values = vec![named("update"), named("candidate")];
+        assert_eq!(
+            (seen.title("update").as_str(), seen.units(2)),
+            ("update gate: how much of the candidate is written", vec![0, 1])
+        );
     }
 
     #[test]
@@ -239,6 +260,7 @@ mod tests {
         let rows = vec![(0..100).map(|value| value as f32 / 10.0).collect::<Vec<f32>>()];
         assert_eq!(scale("cell_state", &rows), Scale::Clipped(9.4));
         assert_eq!(scale("hidden", &rows), Scale::Clipped(9.4), "of a rectifier");
+        assert_eq!(scale("candidate", &rows), Scale::Clipped(9.4), "of a minimal GRU");
         assert_eq!(scale("hidden", &[vec![0.5, -0.5]]), Scale::Signed(1.0));
         assert_eq!(scale("forget", &[vec![0.5]]), Scale::Share);
     }
