@@ -6,7 +6,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use refrain::nn::{
     Attention, AttentionConfig, AttentionDecoder, AttentionDecoderConfig, AttentionDecoderState, Feeding, GruConfig,
-    Initializer, Layer, LayerConfig, LstmConfig, RecurrentState, Score,
+    Initializer, Layer, LayerConfig, LstmConfig, RecurrentOptions, RecurrentState, Score,
 };
 use support::{Golden, assert_close, assert_same_bits, numbers, values};
 
@@ -404,4 +404,13 @@ fn an_input_of_another_size_is_refused() {
     let decoder = decoder("lstm", Feeding::Context, &device);
     let memory = decoder.attention.memory(Tensor::zeros([2, 4, 4], &device), None);
     decoder.step(Tensor::zeros([2, 4], &device), &memory, None);
+}
+
+#[test]
+#[should_panic(expected = "a decoder's layer cannot have options, but has RecurrentOptions { input_dropout: 0.5")]
+fn a_decoder_does_not_take_options_that_it_would_not_apply() {
+    let options = RecurrentOptions { input_dropout: 0.5, ..RecurrentOptions::default() };
+    let layer = GruConfig { options, ..GruConfig::new(3, 4) }.into();
+    let (score, feeding) = (Score::General, Feeding::Context);
+    AttentionDecoderConfig { layer, key_size: 5, score, feeding }.init(&mut Initializer::new(1, &Device::flex()));
 }

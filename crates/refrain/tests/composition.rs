@@ -408,7 +408,7 @@ fn a_connection_around_a_layer_of_another_size_is_refused() {
 fn a_state_of_fewer_layers_is_refused() {
     let device = Device::flex();
     let stack = init(&device, |init| StackConfig::uniform(lstm(3, 6), 2).init(init));
-    let state = vec![RecurrentState::zeros(Cell::Lstm, 1, 6, &device)];
+    let state = vec![stack.layers[0].zero_state(1, &device)];
     stack.forward(Tensor::zeros([1, 2, 3], &device), None, Some(state), None);
 }
 
@@ -418,7 +418,7 @@ fn a_state_of_fewer_blocks_is_refused() {
     let device = Device::flex();
     let config = BidirectionalConfig::new(StackConfig::uniform(lstm(3, 6), 2));
     let module = init(&device, |init| config.init(init));
-    let zeros = || vec![RecurrentState::zeros(Cell::Lstm, 1, 6, &device)];
+    let zeros = || vec![module.blocks[0].forward.layers[0].zero_state(1, &device)];
     module.forward(Tensor::zeros([1, 2, 3], &device), None, Some(vec![[zeros(), zeros()]]), None);
 }
 

@@ -10,7 +10,8 @@ use refrain::interop::{InteropError, PyTorchRnn, RnnBias, RnnDirection, RnnKind,
 use refrain::models::NamedTensor;
 use refrain::nn::{
     Bidirectional, BidirectionalConfig, Connection, Gru, GruConfig, Initializer, InputGate, Layer, LstmConfig, Merge,
-    Nonlinearity, Peepholes, RecurrentOptions, Rnn, RnnConfig, Stack, StackConfig, Wiring,
+    MinGruConfig, Nonlinearity, Normalization, Peepholes, RecurrentOptions, ResetGate, Rnn, RnnConfig, Stack,
+    StackConfig, Wiring,
 };
 use support::{Golden, assert_close, values};
 
@@ -426,11 +427,12 @@ fn what_no_pytorch_module_has_is_refused_by_name() {
         change(&mut config);
         config.init(&mut Initializer::new(1, &device))
     };
-    let changes: [(Change, &str); 4] = [
+    let changes: [(Change, &str); 5] = [
         (|config| config.input_gate = InputGate::Coupled, "coupled gates"),
         (|config| config.peepholes = Peepholes::Diagonal, "peepholes"),
         (|config| config.options.zoneout_hidden = 0.1, "zoneout"),
         (|config| config.options.zoneout_cell = 0.1, "zoneout"),
+        (|config| config.normalization = Normalization::Layer, "normalised sums"),
     ];
     let refused = |error: InteropError, name: &str, what: &str| {
         assert_eq!(error.to_string(), format!("{name} has {what}, which no PyTorch module has"));
@@ -448,6 +450,15 @@ fn what_no_pytorch_module_has_is_refused_by_name() {
     refused(PyTorchRnn::try_from(&gru).expect_err("zoneout"), "the GRU", "zoneout");
     let rnn = RnnConfig { options, ..RnnConfig::new(4, 4) }.init(&mut Initializer::new(1, &device));
     refused(PyTorchRnn::try_from(&rnn).expect_err("zoneout"), "the RNN", "zoneout");
+
+    let init = &mut Initializer::new(1, &device);
+    let gru = GruConfig { reset: ResetGate::BeforeProduct, ..GruConfig::new(4, 4) }.init(init);
+    let what = "the reset gate before the product";
+    refused(PyTorchRnn::try_from(&gru).expect_err(what), "the GRU", what);
+    let gru = GruConfig { normalization: Normalization::Layer, ..GruConfig::new(4, 4) }.init(init);
+    refused(PyTorchRnn::try_from(&gru).expect_err("normalised"), "the GRU", "normalised sums");
+    let stack = StackConfig::uniform(MinGruConfig::new(4, 4), 2).init(init);
+    refused(PyTorchRnn::try_from(&stack).expect_err("minimal"), "layer 0 of the stack", "minimal GRUs");
 
     let plain = StackConfig::uniform(LstmConfig::new(4, 4), 2);
     for (connection, what) in

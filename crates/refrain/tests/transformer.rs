@@ -473,3 +473,12 @@ fn more_sites_than_there_are_are_refused() {
     let schedule = Some(SCHEDULE.at(253));
     init(&config, &device).forward(Tensor::zeros([1, 1, 8], &device), None, None, schedule);
 }
+
+#[test]
+#[should_panic(expected = "the state is of 1 blocks but the transformer has 2")]
+fn a_state_of_fewer_blocks_is_refused() {
+    let device = Device::flex();
+    let of_blocks = |num_layers| init(&TransformerConfig::new(8, 2, num_layers), &device);
+    let (_, state) = of_blocks(1).forward(Tensor::zeros([2, 3, 8], &device), None, None, None);
+    of_blocks(2).forward(Tensor::zeros([2, 3, 8], &device), None, Some(state), None);
+}

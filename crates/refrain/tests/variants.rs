@@ -1,14 +1,13 @@
-//! Projection, normalised sums and the reset gate before the product, against plain loops, finite differences and PyTorch.
+//! Projection, normalised sums and the reset gate before the product, against plain loops and finite differences.
 
 mod support;
 
 use burn::tensor::{Device, Tensor};
-use refrain::interop::{RnnDirection, StateDict};
 use refrain::nn::{
     Direction, DropoutSchedule, Gru, GruConfig, Initializer, Layer, LayerConfig, Lstm, LstmConfig, Nonlinearity,
-    Normalization, RecurrentOptions, ResetGate, Rnn, RnnConfig,
+    Normalization, RecurrentOptions, RecurrentState, ResetGate, Rnn, RnnConfig,
 };
-use support::{Golden, assert_close, numbers, values};
+use support::{assert_close, numbers, values};
 
 const INPUT_SIZE: usize = 3;
 const HIDDEN_SIZE: usize = 5;
@@ -172,6 +171,26 @@ fn outputs_are_those_of_plain_loops() {
 }
 
 #[test]
+fn zoneout_keeps_a_part_of_what_is_shown() {
+    let device = Device::flex();
+    for (name, config) in variants().into_iter().filter(|(name, _)| !name.contains("gru")) {
+        let options = RecurrentOptions { zoneout_hidden: 0.25, ..RecurrentOptions::default() };
+        let mut layer = layer(&config, &device);
+        let input: Tensor<3> = numbers([2, 1, INPUT_SIZE], 1, &device);
+        let state =
+            RecurrentState { hidden: numbers([2, config.hidden_size()], 3, &device), ..layer.zero_state(2, &device) };
+        let (_, plain) = layer.forward(input.clone(), None, Some(state.clone()), None);
+        match &mut layer {
+            Layer::Lstm(layer) => layer.options = options,
+            Layer::Rnn(layer) => layer.options = options,
+            Layer::Gru(_) | Layer::MinGru(_) => unreachable!("left out above"),
+        }
+        let (_, kept) = layer.forward(input, None, Some(state.clone()), None);
+        assert_close(name, &values(kept.hidden), &values(state.hidden * 0.25 + plain.hidden * 0.75), 1e-6);
+    }
+}
+
+#[test]
 fn gradients_are_finite_differences() {
     let device = Device::flex().autodiff();
     for (name, config) in variants().into_iter().filter(|(name, _)| !name.contains("rectified")) {
@@ -220,50 +239,20 @@ fn they_take_lengths_directions_and_masks_like_any_layer() {
                 (values(output), values(state.hidden))
             };
             let found = run(input.clone());
+            // A whole sequence backward is its mirror image forward.
+            let plain = |input: Tensor<3>, way| layer.forward_in(way, input, None, None, None).0;
+            let there = values(plain(input.clone(), Direction::Backward));
+            assert_eq!(there, values(plain(input.clone().flip([1]), Direction::Forward).flip([1])), "{name}");
+            assert_ne!(there, values(plain(input.clone(), Direction::Forward)), "{name}");
+            // And masks change something.
+            let undrawn = layer.forward_in(direction, input.clone(), Some(&[6, 4, 0]), None, None).0;
+            assert_ne!(found.0, values(undrawn), "{name} {direction:?}");
             assert_eq!(found, run(garbage.clone()), "{name} {direction:?}");
             let size = config.hidden_size();
             assert!(found.0[(6 + 4) * size..].iter().all(|&value| value == 0.0), "{name} {direction:?}");
             assert!(found.1[2 * size..].iter().all(|&value| value == 0.0), "{name} {direction:?}: no step, no change");
         }
     }
-}
-
-/// The layer of a direction of PyTorch's LSTM with a projection.
-fn projected(direction: &RnnDirection, [hidden_size, projection_size]: [usize; 2], device: &Device) -> Lstm {
-    let config =
-        LstmConfig { projection_size: Some(projection_size), ..LstmConfig::new(direction.input_size, hidden_size) };
-    let layer = config.init(&mut Initializer::new(1, device));
-    let matrix = |values: &[f32], of: &burn::module::Param<Tensor<2>>| {
-        let data = burn::tensor::TensorData::new(values.to_vec(), of.val().dims());
-        burn::module::Param::from_tensor(Tensor::<2>::from_data(data, device))
-    };
-    let both = direction.bias.as_ref().expect("a bias");
-    let bias: Vec<f32> = both.ih.iter().zip(&both.hh).map(|(ih, hh)| ih + hh).collect();
-    let projection = layer.projection.as_ref().expect("a projection");
-    Lstm {
-        weight_ih: matrix(&direction.weight_ih, &layer.weight_ih),
-        weight_hh: matrix(&direction.weight_hh, &layer.weight_hh),
-        projection: Some(matrix(direction.weight_hr.as_ref().expect("a projection"), projection)),
-        bias: burn::module::Param::from_tensor(Tensor::from_data(&bias[..], device)),
-        ..layer
-    }
-}
-
-#[test]
-fn a_projection_is_pytorchs() {
-    let (golden, device) = (Golden::read("interop"), Device::flex());
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/interop/lstm-projected.pt");
-    let rnn = StateDict::read(path.as_ref()).expect("a fixture").rnn().expect("a module");
-    let sizes = [rnn.hidden_size, rnn.projection_size.expect("a projection")];
-    let mut features = golden.tensor::<3>("lstm-projected.input", &device);
-    for layer in &rnn.layers {
-        let reverse = layer.reverse.as_ref().expect("two directions");
-        let run = |direction: &RnnDirection, way| {
-            Layer::Lstm(projected(direction, sizes, &device)).forward_in(way, features.clone(), None, None, None).0
-        };
-        features = Tensor::cat(vec![run(&layer.forward, Direction::Forward), run(reverse, Direction::Backward)], 2);
-    }
-    assert_close("a projected LSTM", &values(features), golden.values("lstm-projected.output"), 1e-5);
 }
 
 #[test]

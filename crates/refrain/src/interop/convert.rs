@@ -223,7 +223,7 @@ impl TryFrom<&Lstm> for RnnDirection {
 
     /// # Errors
     ///
-    /// If the layer has coupled gates, peepholes or zoneout: no PyTorch module has them.
+    /// If the layer has coupled gates, peepholes, normalised sums or zoneout: no PyTorch module has them.
     fn try_from(layer: &Lstm) -> Result<Self, InteropError> {
         of_lstm(layer, "the LSTM")
     }
@@ -234,7 +234,7 @@ impl TryFrom<&Gru> for RnnDirection {
 
     /// # Errors
     ///
-    /// If the layer has zoneout: no PyTorch module has it.
+    /// If the layer has normalised sums, zoneout or the reset gate before the product: no PyTorch module has them.
     fn try_from(layer: &Gru) -> Result<Self, InteropError> {
         of_gru(layer, "the GRU")
     }
@@ -245,7 +245,7 @@ impl TryFrom<&Rnn> for RnnDirection {
 
     /// # Errors
     ///
-    /// If the layer has zoneout: no PyTorch module has it.
+    /// If the layer has normalised sums, zoneout or the reset gate before the product: no PyTorch module has them.
     fn try_from(layer: &Rnn) -> Result<Self, InteropError> {
         of_rnn(layer, "the RNN")
     }
@@ -256,7 +256,7 @@ impl TryFrom<&Lstm> for PyTorchRnn {
 
     /// # Errors
     ///
-    /// If the layer has coupled gates, peepholes or zoneout: no PyTorch module has them.
+    /// If the layer has coupled gates, peepholes, normalised sums or zoneout: no PyTorch module has them.
     fn try_from(layer: &Lstm) -> Result<Self, InteropError> {
         Ok(Self::of_layer(RnnKind::Lstm, layer.try_into()?))
     }
@@ -267,7 +267,7 @@ impl TryFrom<&Gru> for PyTorchRnn {
 
     /// # Errors
     ///
-    /// If the layer has zoneout: no PyTorch module has it.
+    /// If the layer has normalised sums, zoneout or the reset gate before the product: no PyTorch module has them.
     fn try_from(layer: &Gru) -> Result<Self, InteropError> {
         Ok(Self::of_layer(RnnKind::Gru, layer.try_into()?))
     }
@@ -280,7 +280,7 @@ impl TryFrom<&Rnn> for PyTorchRnn {
     ///
     /// # Errors
     ///
-    /// If the layer has zoneout: no PyTorch module has it.
+    /// If the layer has normalised sums, zoneout or the reset gate before the product: no PyTorch module has them.
     fn try_from(layer: &Rnn) -> Result<Self, InteropError> {
         Ok(Self::of_layer(RnnKind::Rnn, layer.try_into()?))
     }
@@ -330,7 +330,8 @@ impl TryFrom<&Stack> for PyTorchRnn {
     /// # Errors
     ///
     /// If the layers are not of one cell and one size, as those of a PyTorch module are, or there is none, or if the stack or a
-    /// layer has what no PyTorch module has: connections, coupled gates, peepholes or zoneout.
+    /// layer has what no PyTorch module has: connections, minimal GRUs, coupled gates, peepholes, normalised sums, the
+    /// reset gate before the product or zoneout.
     fn try_from(stack: &Stack) -> Result<Self, InteropError> {
         if stack.connection() != Connection::Plain {
             let what = format!("{:?} connections", stack.connection()).to_lowercase();

@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::{
-    Attention, AttentionConfig, AttentionMemory, Initializer, Layer, LayerConfig, Linear, LinearConfig, RecurrentState,
-    Score,
+    Attention, AttentionConfig, AttentionMemory, Initializer, Layer, LayerConfig, Linear, LinearConfig,
+    RecurrentOptions, RecurrentState, Score,
 };
 
 /// What enters the recurrent layer beside the input.
@@ -35,9 +35,12 @@ impl AttentionDecoderConfig {
     /// The parts' own initial weights.
     ///
     /// # Panics
-    /// If the score is [`Score::Dot`] and `key_size` is not the layer's hidden size.
+    /// If the score is [`Score::Dot`] and `key_size` is not the layer's hidden size, or the layer has options: each of its steps
+    /// is a pass of its own, which would draw one mask again and again.
     pub fn init(&self, init: &mut Initializer<'_>) -> AttentionDecoder {
         let Self { layer, key_size, score, feeding } = *self;
+        let options = layer.options();
+        assert!(options == RecurrentOptions::default(), "a decoder's layer cannot have options, but has {options:?}");
         let (input_size, hidden_size) = (layer.input_size(), layer.hidden_size());
         let fed_size = match feeding {
             Feeding::Attentional => hidden_size,

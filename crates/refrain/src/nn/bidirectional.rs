@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use refrain_kernels::Direction;
 
+use super::dropout::check_share;
 use super::{
     Connection, Dropout, DropoutSchedule, Initializer, Layer, LayerConfig, RecurrentOptions, RecurrentState, Stack,
     StackConfig,
@@ -124,6 +125,7 @@ impl Bidirectional {
     /// # Panics
     /// If dropout is not in `[0, 1)`.
     pub fn from_layers(layers: Vec<[Layer; 2]>, merge: Merge, dropout: f64) -> Self {
+        check_share("dropout", dropout);
         let stack = |layer: Layer| Stack::from_layers(vec![layer], dropout);
         let block = |[forward, backward]: [Layer; 2]| Directions { forward: stack(forward), backward: stack(backward) };
         Self { blocks: layers.into_iter().map(block).collect(), dropout, merge }

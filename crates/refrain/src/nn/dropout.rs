@@ -81,3 +81,9 @@ pub(super) fn keyed<const D: usize>(input: Tensor<D>, key: DropoutKey, probabili
 pub(super) fn variational(input: Tensor<3>, key: DropoutKey, probability: f32) -> Tensor<3> {
     Tensor::from_dispatch(<Dispatch as FusedOps>::variational_dropout(input.into_dispatch(), key, probability))
 }
+
+/// # Panics
+/// If a share of units, called `name`, is not in `[0, 1)`.
+pub(super) fn check_share(name: &str, share: f64) {
+    assert!((0.0..1.0).contains(&share), "{name} is {share} but must be at least 0 and below 1");
+}

@@ -14,7 +14,8 @@ pub struct GateTrace {
     /// The cell state after each step, of an LSTM.
     pub cell_state: Option<Tensor<3>>,
     /// The gates and the candidate by name, in the order of the weights: `input`, `forget`, `candidate`, `output` of an LSTM; `reset`,
-    /// `update`, `candidate` of a GRU; none of a simple recurrence.
+    /// `update`, `candidate` of a GRU; without `input` where it is coupled, without `reset` in a minimal GRU; none of a simple
+    /// recurrence.
     pub gates: Vec<(&'static str, Tensor<3>)>,
 }
 

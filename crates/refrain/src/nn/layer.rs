@@ -8,8 +8,8 @@ use refrain_kernels::{Direction, StepWeights, WeightFormat};
 use super::fused::RecurrentSequence;
 use super::recurrent::{Pass, RecurrentLayer};
 use super::{
-    DropoutSchedule, GateTrace, Gru, GruConfig, Initializer, Lstm, LstmConfig, MinGru, MinGruConfig, RecurrentState,
-    Rnn, RnnConfig,
+    DropoutSchedule, GateTrace, Gru, GruConfig, Initializer, Lstm, LstmConfig, MinGru, MinGruConfig, RecurrentOptions,
+    RecurrentState, Rnn, RnnConfig,
 };
 
 /// Makes the enum of all layers, and of their configurations: a cell is a file and a line.
@@ -63,6 +63,13 @@ macro_rules! cells {
             pub fn hidden_size(&self) -> usize {
                 match self {
                     $(Self::$name(config) => config.output_size()),*
+                }
+            }
+
+            /// What it does beyond its equations.
+            pub fn options(&self) -> RecurrentOptions {
+                match self {
+                    $(Self::$name(config) => config.options),*
                 }
             }
 
@@ -160,7 +167,8 @@ impl Layer {
     /// input_size]`, [for these](StepWeights::for_tokens).
     ///
     /// # Panics
-    /// If the embedding does not fit the weights, or the layer has peepholes or zoneout.
+    /// If the embedding does not fit the weights, or the layer has peepholes, zoneout, a projection, normalised
+    /// sums or the reset gate before the product.
     pub fn step_weights(&self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
         self.borrowed().step_weights(format, embedding)
     }

@@ -1,4 +1,4 @@
-//! The linear head of a language model, with its loss.
+//! The linear layer, and with it the head of a language model and its loss.
 
 use burn::backend::Dispatch;
 use burn::module::{Module, Param};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use refrain_kernels::{Cell, DropoutKey, Engine, Memory, events};
 
 use super::DropoutSchedule;
+use super::dropout::check_share;
 use super::fused::{DropMask, StepMasks, ZoneoutMask};
 
 /// What a recurrent layer does beyond its equations: regularisation, in training by masks that a [`DropoutSchedule`] draws, and how
@@ -60,7 +61,7 @@ impl RecurrentOptions {
             ("zoneout_cell", self.zoneout_cell),
             ("weight_drop", self.weight_drop),
         ] {
-            assert!((0.0..1.0).contains(&share), "{name} is {share} but must be at least 0 and below 1");
+            check_share(name, share);
         }
         let has = [cell.has_candidate(), cell.has_cell_state()];
         assert!(

@@ -11,19 +11,13 @@ use super::{DropoutSchedule, LayerNorms, RecurrentOptions, dropout, padding};
 /// What a recurrent layer remembers between steps.
 #[derive(Clone, Debug)]
 pub struct RecurrentState {
-    /// `h`: `[batch_size, hidden_size]`.
+    /// `h`: `[batch_size, output_size]`, with a projection fewer than the hidden units.
     pub hidden: Tensor<2>,
     /// `c` of an [`Lstm`](super::Lstm): `[batch_size, hidden_size]`; the other layers have none.
     pub cell_state: Option<Tensor<2>>,
 }
 
 impl RecurrentState {
-    /// The state before the first step, of a layer without a projection.
-    pub fn zeros(cell: Cell, batch_size: usize, hidden_size: usize, device: &Device) -> Self {
-        let hidden = Tensor::zeros([batch_size, hidden_size], device);
-        Self { cell_state: cell.has_cell_state().then(|| hidden.clone()), hidden }
-    }
-
     /// The same numbers as constants: no gradient flows into the steps before them.
     #[must_use]
     pub fn detach(self) -> Self {

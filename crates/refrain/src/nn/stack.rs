@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Tensor, activation};
 use refrain_kernels::Direction;
 
+use super::dropout::check_share;
 use super::{
     Dropout, DropoutSchedule, Initializer, Layer, LayerConfig, Linear, LinearConfig, RecurrentOptions, RecurrentState,
 };
@@ -166,5 +167,5 @@ impl Stack {
 }
 
 fn check_dropout(dropout: f64) {
-    assert!((0.0..1.0).contains(&dropout), "dropout is {dropout} but must be at least 0 and below 1");
+    check_share("dropout", dropout);
 }

@@ -178,12 +178,38 @@ fn the_gates_are_those_of_the_equations() {
         let layer = layer(cell, 4, 37, &device);
         let input: Tensor<3> = numbers([5, 6, 4], 1, &device);
         let lengths = [6, 0, 3, 1, 5];
+        let first_step = input.clone().narrow(1, 0, 1);
         let (output, state) = layer.forward(input.clone(), Some(&lengths), None, None);
         let trace = layer.gates(input, Some(&lengths), None);
         assert_eq!(values(trace.hidden.clone()), values(output), "{cell:?}");
         let gate = |name| trace.gate(name).unwrap_or_else(|| panic!("{cell:?} has no {name} gate")).clone();
         let ended = |tensor: &Tensor<3>| values(tensor.clone().slice([2..3, 3..6, 0..37]));
         assert!(ended(&trace.hidden).iter().all(|&value| value == 0.0));
+        // From a state of zeros the gates of the first step are functions of the input's sums alone.
+        let parameters = layer.sequence_in(Direction::Forward, first_step.clone(), None, None, None);
+        let sums = Tensor::<2>::from_dispatch(parameters.weight_ih).transpose();
+        let sums = first_step.reshape([5, 4]).matmul(sums);
+        let bias = Tensor::<1>::from_dispatch(parameters.bias).narrow(0, 0, cell.num_gates() * 37);
+        let sums = sums + bias.unsqueeze();
+        let names: &[&str] = match cell {
+            Cell::Lstm => &["input", "forget", "candidate", "output"],
+            Cell::CoupledLstm => &["forget", "candidate", "output"],
+            Cell::Gru => &["reset", "update"],
+            Cell::MinGru => &["update", "candidate"],
+            Cell::RnnTanh | Cell::RnnRelu => &[],
+        };
+        for (index, &name) in names.iter().enumerate() {
+            let sum = sums.clone().narrow(1, index * 37, 37);
+            let expected = match (name, cell) {
+                ("candidate", Cell::MinGru) => sum,
+                ("candidate", _) => sum.tanh(),
+                _ => burn::tensor::activation::sigmoid(sum),
+            };
+            // The second sequence has no steps.
+            let rows = |of: Tensor<2>| Tensor::cat(vec![of.clone().narrow(0, 0, 1), of.narrow(0, 2, 3)], 0);
+            let found = gate(name).narrow(1, 0, 1).reshape([5, 37]);
+            assert_close(&format!("{cell:?} {name}"), &values(rows(found)), &values(rows(expected)), 1e-5);
+        }
         match cell {
             Cell::Lstm | Cell::CoupledLstm => {
                 let cell_state = trace.cell_state.clone().expect("an LSTM");

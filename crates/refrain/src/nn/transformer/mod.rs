@@ -11,6 +11,7 @@ use burn::tensor::Tensor;
 use self::block::Steps;
 use self::positions::Rotations;
 use super::{Dropout, DropoutSchedule, Embedding, Initializer, padding};
+use crate::nn::dropout::check_share;
 
 pub use self::block::TransformerBlock;
 pub use self::state::TransformerState;
@@ -114,7 +115,7 @@ impl TransformerConfig {
             num_heads > 0 && hidden_size.is_multiple_of(num_heads),
             "num_heads is {num_heads}, which does not divide the hidden_size of {hidden_size}"
         );
-        assert!((0.0..1.0).contains(&dropout), "dropout is {dropout} but must be at least 0 and below 1");
+        check_share("dropout", dropout);
         let embedding = match self.positions {
             Positions::Rotary { .. } => {
                 let head_size = hidden_size / num_heads;
@@ -195,6 +196,12 @@ impl Transformer {
             state.batch_size() == batch_size,
             "the state is of {} sequences but the input of {batch_size}",
             state.batch_size()
+        );
+        assert!(
+            [0, self.layers.len()].contains(&state.depth()),
+            "the state is of {} blocks but the transformer has {}",
+            state.depth(),
+            self.layers.len()
         );
         if batch_size * seq_len == 0 {
             return (input, state);

@@ -59,6 +59,11 @@ impl TransformerState {
         self.lengths.len()
     }
 
+    /// Blocks that it is of; none before the first step.
+    pub(super) fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
     pub(super) fn take_layers(&mut self) -> Vec<KeyValues> {
         std::mem::take(&mut self.layers)
     }
