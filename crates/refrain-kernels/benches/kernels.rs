@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use refrain_kernels::{
     Beta, Cell, Direction, Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, Memory,
     OutputGradients, Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape,
-    keep_freed_memory, linear_cross_entropy, matmul, sequence_backward, sequence_forward_traced,
+    SequenceVariant, keep_freed_memory, linear_cross_entropy, matmul, sequence_backward, sequence_forward_traced,
 };
 
 /// Hidden size, batch size and steps.
@@ -54,6 +54,7 @@ fn layers(criterion: &mut Criterion) {
                 lengths: None,
                 direction: Direction::Forward,
                 options: SequenceOptions::default(),
+                variant: SequenceVariant::default(),
             };
             let mut output = vec![0.0; input.len()];
             let mut last = [state.clone(), cell_state.to_vec()];

@@ -55,6 +55,12 @@ impl<'a> MatRef<'a> {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
+    /// Some columns of a matrix with contiguous rows.
+    pub(crate) fn columns(self, range: Range<usize>) -> Self {
+        debug_assert!(self.has_contiguous_rows() && range.end <= self.cols);
+        Self { data: &self.data[range.start.min(self.data.len())..], cols: range.len(), ..self }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows

@@ -63,7 +63,8 @@ pub use format::Precision;
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
 pub use recurrent::{
-    Cell, Direction, Dropped, Events, Int8Matrix, Memory, OutputGradients, SequenceGates, SequenceGradients,
-    SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape, SequenceTrace, StepInput, StepMatrix, StepWeights,
-    WeightFormat, Zoneout, sequence_backward, sequence_forward, sequence_forward_traced, sequence_gates,
+    Cell, Direction, Dropped, Events, Int8Matrix, Memory, NormGains, OutputGradients, ResetGate, SequenceGates,
+    SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape, SequenceTrace, SequenceVariant,
+    StepInput, StepMatrix, StepWeights, WeightFormat, Zoneout, sequence_backward, sequence_forward,
+    sequence_forward_traced, sequence_gates,
 };

@@ -50,6 +50,21 @@ impl Packing {
     }
 }
 
+impl Packing {
+    /// Packs one line of a left factor, from its contiguous terms.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be good for the packed factor, and the line's words be no other thread's.
+    pub(crate) unsafe fn line(self, to: *mut u32, line: usize, from: &[f32]) {
+        debug_assert!(self.side == Side::Left && line < self.lines && from.len() == self.terms);
+        let lines = self.lines;
+        with_encoding!(self.format, E => {
+            self.arch.run(PackLine::<E> { to, lines, line, from, encode: PhantomData });
+        });
+    }
+}
+
 /// Words of 16 lines, line by line or word by word.
 type Square = [[u32; BLOCK_WORDS]; BLOCK_WORDS];
 
@@ -91,6 +106,33 @@ impl<'a, E: Encode, F: Fn(usize) -> &'a [f32]> Kernel for PackTerms<'_, E, F> {
                     put(words, side, lines, first, to);
                 }
             }
+        }
+    }
+}
+
+/// One line of a left factor, from its contiguous terms.
+struct PackLine<'a, E> {
+    to: *mut u32,
+    lines: usize,
+    line: usize,
+    from: &'a [f32],
+    encode: PhantomData<E>,
+}
+
+impl<E: Encode> Kernel for PackLine<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) {
+        for (block, from) in self.from.chunks(E::FORMAT.block_terms()).enumerate() {
+            let (even, odd) = pairs::<E, W>(from);
+            words::<E, BLOCK_WORDS>(even, odd, |part, words| {
+                // SAFETY: promised by who calls `Packing::line`, the only way here.
+                unsafe {
+                    let to = self.to.add(((block * E::PARTS + part) * self.lines + self.line) * BLOCK_WORDS);
+                    to.cast::<[u32; BLOCK_WORDS]>().write(*words);
+                }
+            });
         }
     }
 }

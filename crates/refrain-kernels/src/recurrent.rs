@@ -35,18 +35,21 @@ mod lstm;
 mod min_gru;
 mod options;
 mod packed_layer;
+mod phased;
 mod plan;
 mod rnn;
 mod segments;
 mod step;
 mod step_back;
 mod stepper;
+mod variant;
 
 use crate::arch::Isa;
 use crate::engine::Engine;
 use crate::format::Precision;
 use crate::scratch::FreeList;
 use crate::shape::elements;
+use batch::Batch;
 use cell::Step;
 pub use gates::{SequenceGates, sequence_gates};
 pub use int8::Int8Matrix;
@@ -139,18 +142,18 @@ pub enum Direction {
     Backward,
 }
 
-/// What a layer reads.
+/// What a layer reads. The hidden state is of `state_size` units: `hidden_size`, or those of a projection.
 #[derive(Clone, Copy, Debug)]
 pub struct SequenceInputs<'a> {
     /// `[batch_size, seq_len, input_size]`
     pub input: &'a [f32],
     /// `[num_gates * hidden_size, input_size]`
     pub weight_ih: &'a [f32],
-    /// `[num_recurrent_gates * hidden_size, hidden_size]`
+    /// `[num_recurrent_gates * hidden_size, state_size]`
     pub weight_hh: &'a [f32],
     /// `[num_biases * hidden_size]`
     pub bias: &'a [f32],
-    /// The hidden state before the first step, `[batch_size, hidden_size]`.
+    /// The hidden state before the first step, `[batch_size, state_size]`.
     pub hidden: &'a [f32],
     /// The cell state before the first step, `[batch_size, hidden_size]`; empty for a cell without one.
     pub cell_state: &'a [f32],
@@ -160,14 +163,16 @@ pub struct SequenceInputs<'a> {
     pub direction: Direction,
     /// What it does beyond its plain equations.
     pub options: SequenceOptions<'a>,
+    /// What its products are beyond the plain ones.
+    pub variant: SequenceVariant<'a>,
 }
 
 /// What a layer writes.
 #[derive(Debug)]
 pub struct SequenceOutputs<'a> {
-    /// The hidden state after each step, `[batch_size, seq_len, hidden_size]`; zeros after a sequence's end.
+    /// The hidden state after each step, `[batch_size, seq_len, state_size]`; zeros after a sequence's end.
     pub output: &'a mut [f32],
-    /// The hidden state after each sequence's last step, `[batch_size, hidden_size]`; of one without steps, that before.
+    /// The hidden state after each sequence's last step, `[batch_size, state_size]`; of one without steps, that before.
     pub last_hidden: &'a mut [f32],
     /// The cell state after each sequence's last step, `[batch_size, hidden_size]`; empty for a cell without one.
     pub last_cell_state: &'a mut [f32],
@@ -176,9 +181,9 @@ pub struct SequenceOutputs<'a> {
 /// The loss's gradients with respect to what the layer wrote; `None` is zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OutputGradients<'a> {
-    /// `[batch_size, seq_len, hidden_size]`
+    /// `[batch_size, seq_len, state_size]`
     pub output: Option<&'a [f32]>,
-    /// `[batch_size, hidden_size]`
+    /// `[batch_size, state_size]`
     pub last_hidden: Option<&'a [f32]>,
     /// `[batch_size, hidden_size]`; `None` for a cell without a cell state.
     pub last_cell_state: Option<&'a [f32]>,
@@ -191,16 +196,24 @@ pub struct SequenceGradients<'a> {
     pub input: Option<&'a mut [f32]>,
     /// `[num_gates * hidden_size, input_size]`
     pub weight_ih: Option<&'a mut [f32]>,
-    /// `[num_recurrent_gates * hidden_size, hidden_size]`
+    /// `[num_recurrent_gates * hidden_size, state_size]`
     pub weight_hh: Option<&'a mut [f32]>,
     /// `[num_biases * hidden_size]`
     pub bias: Option<&'a mut [f32]>,
-    /// `[batch_size, hidden_size]`
+    /// `[batch_size, state_size]`
     pub hidden: Option<&'a mut [f32]>,
     /// `[batch_size, hidden_size]`; `None` for a cell without a cell state.
     pub cell_state: Option<&'a mut [f32]>,
     /// `[3 * hidden_size]`; `None` where there are no peepholes.
     pub peepholes: Option<&'a mut [f32]>,
+    /// `[projection_size, hidden_size]`; `None` where there is no projection.
+    pub projection: Option<&'a mut [f32]>,
+    /// Of the gains of normalised sums of the input, `[num_gates * hidden_size]`; `None` where there are none.
+    pub gain_ih: Option<&'a mut [f32]>,
+    /// Of those of the state, `[num_recurrent_gates * hidden_size]`.
+    pub gain_hh: Option<&'a mut [f32]>,
+    /// Of the gain and the bias of the normalised cell state, `[2 * hidden_size]`.
+    pub norm_cell_state: Option<&'a mut [f32]>,
 }
 
 /// How much of the forward pass is kept for the way back. The gradients are the same to the bit.
@@ -222,7 +235,7 @@ pub struct SequenceTrace {
     memory: Memory,
     /// Steps that the blocks have room for: none where not all is kept.
     steps: usize,
-    /// By step and tile: the blocks that the cell keeps.
+    /// By step and tile: the blocks that the cell keeps; or, where a step has several phases, its records.
     kept: Vec<f32>,
     /// By step, from the one before the first, and tile: the state beside the products.
     states: Vec<f32>,
@@ -240,19 +253,37 @@ struct MadeFor {
     precision: Precision,
     direction: Direction,
     lengths: Option<Vec<usize>>,
+    /// Units of the hidden state, whether sums are normalised, and where the reset gate comes.
+    variant: (usize, bool, ResetGate),
 }
 
 impl MadeFor {
     fn new(engine: &Engine, precision: Precision, shape: SequenceShape, inputs: &SequenceInputs) -> Self {
         let lengths = inputs.lengths.map(<[usize]>::to_vec);
-        Self { shape, isa: engine.isa(), precision, direction: inputs.direction, lengths }
+        let variant =
+            (inputs.variant.state_size(shape.hidden_size), inputs.variant.norms.is_some(), inputs.variant.reset);
+        Self { shape, isa: engine.isa(), precision, direction: inputs.direction, lengths, variant }
     }
 }
 
 impl SequenceTrace {
-    fn new<C: Step>(engine: &Engine, plan: &Plan, memory: Memory, made_for: MadeFor) -> Self {
-        let steps = if memory == Memory::All { plan.shape.seq_len } else { 0 };
-        let mut trace = Self::blocks::<C>(engine, plan, steps, made_for);
+    fn new<C: Step>(
+        engine: &Engine,
+        precision: Precision,
+        shape: SequenceShape,
+        memory: Memory,
+        inputs: &SequenceInputs,
+    ) -> Self {
+        let made_for = MadeFor::new(engine, precision, shape, inputs);
+        let mut trace = if inputs.variant.is_plain() {
+            let steps = if memory == Memory::All { shape.seq_len } else { 0 };
+            Self::blocks::<C>(engine, &Plan::new::<C>(engine, precision, shape), steps, made_for)
+        } else {
+            let kept = if memory == Memory::All { phased::kept_len::<C>(engine, precision, shape, inputs) } else { 0 };
+            let home = engine.free_list().clone();
+            let kept = home.take(kept);
+            Self { memory, steps: 0, kept, states: Vec::new(), cell_states: Vec::new(), made_for, home }
+        };
         trace.memory = memory;
         trace
     }
@@ -304,6 +335,7 @@ macro_rules! with_cell {
         }
     };
 }
+pub use variant::{NormGains, ResetGate, SequenceVariant};
 use with_cell;
 
 /// Runs a layer over whole sequences, for inference.
@@ -323,8 +355,24 @@ pub fn sequence_forward(
     outputs: SequenceOutputs,
 ) {
     shape.check_inputs(&inputs);
-    shape.check_outputs(&outputs);
-    with_cell!(shape.cell, C => forward::forward::<C>(engine, precision, shape, inputs, outputs, None));
+    shape.check_outputs(&inputs, &outputs);
+    with_cell!(shape.cell, C => run::<C>(engine, precision, shape, &inputs, outputs, None));
+}
+
+/// Runs a layer forward; `trace` is filled when there is one.
+fn run<C: Step>(
+    engine: &Engine,
+    precision: Precision,
+    shape: SequenceShape,
+    inputs: &SequenceInputs,
+    outputs: SequenceOutputs,
+    trace: Option<&mut SequenceTrace>,
+) {
+    if inputs.variant.is_plain() {
+        forward::forward::<C>(engine, precision, shape, inputs, outputs, trace);
+    } else {
+        phased::forward::<C>(engine, precision, shape, inputs, outputs, trace);
+    }
 }
 
 /// Runs a layer over whole sequences and keeps what [`sequence_backward`] needs, or as much of it as `memory` says.
@@ -345,11 +393,10 @@ pub fn sequence_forward_traced(
     outputs: SequenceOutputs,
 ) -> SequenceTrace {
     shape.check_inputs(&inputs);
-    shape.check_outputs(&outputs);
+    shape.check_outputs(&inputs, &outputs);
     with_cell!(shape.cell, C => {
-        let made_for = MadeFor::new(engine, precision, shape, &inputs);
-        let mut trace = SequenceTrace::new::<C>(engine, &Plan::new::<C>(engine, precision, shape), memory, made_for);
-        forward::forward::<C>(engine, precision, shape, inputs, outputs, Some(&mut trace));
+        let mut trace = SequenceTrace::new::<C>(engine, precision, shape, memory, &inputs);
+        run::<C>(engine, precision, shape, &inputs, outputs, Some(&mut trace));
         trace
     })
 }
@@ -359,7 +406,7 @@ pub fn sequence_forward_traced(
 ///
 /// # Shapes
 ///
-/// `output` `[batch_size, seq_len, hidden_size]`; else see the fields of the arguments.
+/// `output` `[batch_size, seq_len, state_size]`; else see the fields of the arguments.
 ///
 /// # Panics
 ///
@@ -379,7 +426,29 @@ pub fn sequence_backward(
     shape.check_inputs(&inputs);
     shape.check_backward(&inputs, output, &grad, &out);
     assert_eq!(trace.made_for, MadeFor::new(engine, precision, shape, &inputs), "the trace is of another pass");
-    with_cell!(shape.cell, C => backward::backward::<C>(engine, precision, shape, &inputs, output, trace, grad, out));
+    let batch = Batch::new(shape, inputs.direction, inputs.lengths);
+    if batch.steps() == 0 || shape.states() == 0 {
+        no_steps(grad, out);
+    } else if inputs.variant.is_plain() {
+        with_cell!(shape.cell, C => backward::backward::<C>(engine, precision, &batch, &inputs, output, trace, grad, out));
+    } else {
+        let layer = (precision, shape, &batch);
+        with_cell!(shape.cell, C => phased::backward::<C>(engine, layer, &inputs, (output, trace), grad, out));
+    }
+}
+
+/// Without steps the states pass through and nothing else matters.
+fn no_steps(grad: OutputGradients, out: SequenceGradients) {
+    let SequenceGradients { input, weight_ih, weight_hh, bias, peepholes, projection, gain_ih, gain_hh, .. } = out;
+    let zeros = [input, weight_ih, weight_hh, bias, peepholes, projection, gain_ih, gain_hh, out.norm_cell_state];
+    zeros.into_iter().flatten().for_each(|zero| zero.fill(0.0));
+    for (state, grad) in [(out.hidden, grad.last_hidden), (out.cell_state, grad.last_cell_state)] {
+        match (state, grad) {
+            (Some(state), Some(grad)) => state.copy_from_slice(grad),
+            (Some(state), None) => state.fill(0.0),
+            (None, _) => {}
+        }
+    }
 }
 
 impl SequenceShape {
@@ -401,11 +470,13 @@ impl SequenceShape {
         let Self { cell, batch_size, seq_len, input_size, hidden_size } = self;
         let gates = cell.num_gates() * hidden_size;
         let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
+        inputs.variant.check(self);
+        let state_size = inputs.variant.state_size(hidden_size);
         self.check("input", inputs.input.len(), &[batch_size, seq_len, input_size]);
         self.check("weight_ih", inputs.weight_ih.len(), &[gates, input_size]);
-        self.check("weight_hh", inputs.weight_hh.len(), &[recurrent_gates, hidden_size]);
+        self.check("weight_hh", inputs.weight_hh.len(), &[recurrent_gates, state_size]);
         self.check("bias", inputs.bias.len(), &[cell.num_biases() * hidden_size]);
-        self.check("hidden", inputs.hidden.len(), &[batch_size, hidden_size]);
+        self.check("hidden", inputs.hidden.len(), &[batch_size, state_size]);
         self.check("cell_state", inputs.cell_state.len(), &self.cell_state());
         if let Some(lengths) = inputs.lengths {
             self.check("lengths", lengths.len(), &[batch_size]);
@@ -413,13 +484,14 @@ impl SequenceShape {
                 panic!("sequence {row} is of {} steps but the input has {seq_len}", lengths[row]);
             }
         }
-        inputs.options.check(self);
+        inputs.options.check(self, state_size);
     }
 
-    fn check_outputs(self, outputs: &SequenceOutputs) {
-        let Self { batch_size, seq_len, hidden_size, .. } = self;
-        self.check("output", outputs.output.len(), &[batch_size, seq_len, hidden_size]);
-        self.check("last_hidden", outputs.last_hidden.len(), &[batch_size, hidden_size]);
+    fn check_outputs(self, inputs: &SequenceInputs, outputs: &SequenceOutputs) {
+        let Self { batch_size, seq_len, .. } = self;
+        let state_size = inputs.variant.state_size(self.hidden_size);
+        self.check("output", outputs.output.len(), &[batch_size, seq_len, state_size]);
+        self.check("last_hidden", outputs.last_hidden.len(), &[batch_size, state_size]);
         self.check("last_cell_state", outputs.last_cell_state.len(), &self.cell_state());
     }
 
@@ -427,7 +499,8 @@ impl SequenceShape {
         let Self { cell, batch_size, seq_len, input_size, hidden_size } = self;
         let gates = cell.num_gates() * hidden_size;
         let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
-        let sequence = &[batch_size, seq_len, hidden_size];
+        let state_size = inputs.variant.state_size(hidden_size);
+        let sequence = &[batch_size, seq_len, state_size];
         self.check("output", output.len(), sequence);
         let optional = |name, slice: Option<usize>, expected: &[usize]| {
             if let Some(len) = slice {
@@ -436,17 +509,32 @@ impl SequenceShape {
         };
         optional("the gradient of output", grad.output.map(<[f32]>::len), sequence);
         let last_hidden = grad.last_hidden.map(<[f32]>::len);
-        optional("the gradient of last_hidden", last_hidden, &[batch_size, hidden_size]);
+        optional("the gradient of last_hidden", last_hidden, &[batch_size, state_size]);
         optional("the gradient of last_cell_state", grad.last_cell_state.map(<[f32]>::len), &self.cell_state());
         let len = |slice: &Option<&mut [f32]>| slice.as_ref().map(|slice| slice.len());
         optional("the gradient of input", len(&out.input), &[batch_size, seq_len, input_size]);
         optional("the gradient of weight_ih", len(&out.weight_ih), &[gates, input_size]);
-        optional("the gradient of weight_hh", len(&out.weight_hh), &[recurrent_gates, hidden_size]);
+        optional("the gradient of weight_hh", len(&out.weight_hh), &[recurrent_gates, state_size]);
         optional("the gradient of bias", len(&out.bias), &[cell.num_biases() * hidden_size]);
-        optional("the gradient of hidden", len(&out.hidden), &[batch_size, hidden_size]);
+        optional("the gradient of hidden", len(&out.hidden), &[batch_size, state_size]);
         optional("the gradient of cell_state", len(&out.cell_state), &self.cell_state());
         optional("the gradient of peepholes", len(&out.peepholes), &[3, hidden_size]);
         let has_peepholes = inputs.options.peepholes.is_some();
         assert!(out.peepholes.is_none() || has_peepholes, "a gradient of peepholes, but there are none");
+        let SequenceVariant { projection, norms, .. } = inputs.variant;
+        for (name, wanted, present, expected) in [
+            ("projection", len(&out.projection), projection.is_some(), [state_size, hidden_size]),
+            ("gain_ih", len(&out.gain_ih), norms.is_some(), [cell.num_gates(), hidden_size]),
+            ("gain_hh", len(&out.gain_hh), norms.is_some(), [cell.num_recurrent_gates(), hidden_size]),
+            (
+                "norm_cell_state",
+                len(&out.norm_cell_state),
+                norms.is_some_and(|norms| norms.cell_state.is_some()),
+                [2, hidden_size],
+            ),
+        ] {
+            assert!(wanted.is_none() || present, "a gradient of {name}, but there is none");
+            optional(name, wanted, &expected);
+        }
     }
 }

@@ -62,6 +62,12 @@ impl<'a, T> SharedSlice<'a, T> {
         unsafe { std::slice::from_raw_parts(self.data.add(start), len) }
     }
 
+    /// The address of the part `start..start + len`, whose elements several threads may write side by side.
+    pub(crate) fn part_pointer(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of a slice of {}", self.len);
+        self.pointer(start)
+    }
+
     /// The address of an element (or of the end), for the micro-kernels.
     pub(crate) fn pointer(&self, index: usize) -> *mut T {
         assert!(index <= self.len, "element {index} of a slice of {}", self.len);

@@ -264,9 +264,37 @@ fn a_reset_gate_before_the_product_is_not_normalised() {
 }
 
 #[test]
-#[should_panic(expected = "the gates of Lstm layers with a projection, normalised sums")]
-fn gates_that_are_not_traced_are_refused() {
-    let config = LstmConfig { projection_size: Some(2), ..LstmConfig::new(2, 3) };
-    let layer: Layer = config.init(&mut Initializer::new(1, &Device::flex())).into();
-    layer.gates(Tensor::zeros([1, 2, 2], &Device::flex()), None, None);
+fn the_gates_are_those_of_the_equations() {
+    let device = Device::flex();
+    for (name, config) in variants() {
+        let layer = layer(&config, &device);
+        let input = numbers([3, 4, INPUT_SIZE], 40, &device);
+        let lengths = Some(&[4, 0, 2][..]);
+        let (output, _) = layer.forward(input.clone(), lengths, None, None);
+        let trace = layer.gates(input, lengths, None);
+        assert_eq!(values(trace.hidden.clone()), values(output.clone()), "{name}");
+        let gate = |gate: &str| trace.gate(gate).unwrap_or_else(|| panic!("{name} has a gate {gate}")).clone();
+        let shown = match &layer {
+            Layer::Lstm(lstm) if lstm.norms.is_none() => {
+                gate("output") * trace.cell_state.clone().expect("an LSTM has a cell state").tanh()
+            }
+            Layer::Gru(_) => {
+                // The state before: the output, a step later, after a state of zeros.
+                let before =
+                    Tensor::cat(vec![output.clone().slice([0..3, 0..1]).zeros_like(), output.slice([0..3, 0..3])], 1);
+                let update = gate("update");
+                let valid = update.clone().greater_elem(0.0).float();
+                (update.clone() * before + gate("candidate") * (update.neg() + 1.0)) * valid
+            }
+            _ => continue,
+        };
+        let shown = match &layer {
+            Layer::Lstm(Lstm { projection: Some(projection), .. }) => {
+                let weight: Tensor<3> = projection.val().transpose().unsqueeze();
+                shown.matmul(weight.repeat_dim(0, 3))
+            }
+            _ => shown,
+        };
+        assert_close(name, &values(shown), &values(trace.hidden), 1e-6);
+    }
 }

@@ -31,18 +31,14 @@ use crate::tile::{Sums, TileProduct};
 pub(super) fn backward<C: Step>(
     engine: &Engine,
     precision: Precision,
-    shape: SequenceShape,
+    batch: &Batch,
     inputs: &SequenceInputs,
     output: &[f32],
     trace: &SequenceTrace,
     grad: OutputGradients,
     out: SequenceGradients,
 ) {
-    let batch = Batch::new(shape, inputs.direction, inputs.lengths);
-    if batch.steps() == 0 || shape.states() == 0 {
-        no_steps(grad, out);
-        return;
-    }
+    let shape = trace.made_for.shape;
     let SequenceShape { batch_size, seq_len, hidden_size, .. } = shape;
     let recalled = [(1, inputs.hidden), (seq_len, output)]
         .map(|(steps, values)| inputs.options.recalled(engine, [batch_size, steps, hidden_size], values));
@@ -53,21 +49,7 @@ pub(super) fn backward<C: Step>(
         grad,
     };
     let plan = BackwardPlan::new::<C>(Plan::new::<C>(engine, precision, shape));
-    with_encoding!(plan.forward.format, E => TimeLoop::<C, E>::run(engine, plan, &batch, &source, trace, out));
-}
-
-/// Without steps the states pass through and nothing else matters.
-fn no_steps(grad: OutputGradients, out: SequenceGradients) {
-    for zero in [out.input, out.weight_ih, out.weight_hh, out.bias, out.peepholes].into_iter().flatten() {
-        zero.fill(0.0);
-    }
-    for (state, grad) in [(out.hidden, grad.last_hidden), (out.cell_state, grad.last_cell_state)] {
-        match (state, grad) {
-            (Some(state), Some(grad)) => state.copy_from_slice(grad),
-            (Some(state), None) => state.fill(0.0),
-            (None, _) => {}
-        }
-    }
+    with_encoding!(plan.forward.format, E => TimeLoop::<C, E>::run(engine, plan, batch, &source, trace, out));
 }
 
 /// What the pass reads.
@@ -199,8 +181,9 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         let step_flops = 4 * C::GATES * batch_size * hidden_size * (input_size + hidden_size);
         let members = engine.members_for_flops(step_flops).min(plan.tiles());
         let mut recompute = Recompute::new(engine, &plan.forward, batch, source);
-        for (index, segment) in trace.memory.segments(&chunks).into_iter().enumerate().rev() {
-            let blocks = recompute.blocks::<C, E>(trace, &chunks, (index, &segment));
+        let steps: Vec<Range<usize>> = chunks.iter().map(|chunk| chunk.steps.clone()).collect();
+        for (index, segment) in trace.memory.segments(&steps).into_iter().enumerate().rev() {
+            let blocks = recompute.blocks::<C, E>(trace, &steps, (index, &segment));
             let segment = Segment { chunks: segment, blocks };
             engine.run(members, |member| time_loop.member(member, &segment));
         }

@@ -32,7 +32,7 @@ pub(super) fn forward<C: Step>(
     engine: &Engine,
     precision: Precision,
     shape: SequenceShape,
-    inputs: SequenceInputs,
+    inputs: &SequenceInputs,
     outputs: SequenceOutputs,
     trace: Option<&mut SequenceTrace>,
 ) {
@@ -56,20 +56,20 @@ pub(super) fn forward<C: Step>(
     let Some(trace) = trace else {
         let whole = Span { steps: 0..batch.steps(), stored: 0..shape.seq_len };
         let recalled = inputs.options.recalled(engine, state, inputs.hidden);
-        let given = Given::new(&inputs, inputs.hidden, recalled.as_deref(), inputs.cell_state);
+        let given = Given::new(inputs, inputs.hidden, recalled.as_deref(), inputs.cell_state);
         let written = Written { output, last_hidden: Some(last_hidden), last_cell_state };
         with_encoding!(plan.format, E => {
             TimeLoop::<C, E>::run(engine, plan, &batch, whole, (packed, Some(layer)), given, written, None);
         });
         return;
     };
-    let chunks = BackwardPlan::new::<C>(plan).chunks(&batch);
+    let chunks = BackwardPlan::new::<C>(plan).chunks(&batch).into_iter().map(|chunk| chunk.steps).collect::<Vec<_>>();
     for (index, segment) in trace.memory.segments(&chunks).iter().enumerate() {
         let span = Span { steps: steps_of(&chunks, segment), stored: 0..shape.seq_len };
         // The last states so far are those before the segment.
         let (hidden, cell_state) = (last_hidden.to_vec(), last_cell_state.to_vec());
         let recalled = inputs.options.recalled(engine, state, &hidden);
-        let given = Given::new(&inputs, &hidden, recalled.as_deref(), &cell_state);
+        let given = Given::new(inputs, &hidden, recalled.as_deref(), &cell_state);
         let written = Written { output, last_hidden: Some(last_hidden), last_cell_state };
         let weights = (packed, (index == 0).then_some(layer));
         let whole = trace.memory == Memory::All;

@@ -139,7 +139,7 @@ impl Lanes {
 
 /// `keep ∘ before + (1 - keep) ∘ after`.
 #[inline(always)]
-fn mix<O: MulAdd>(keep: f32, before: f32, after: f32) -> f32 {
+pub(super) fn mix<O: MulAdd>(keep: f32, before: f32, after: f32) -> f32 {
     // What is not kept does not count, not even where it is infinite.
     if keep == 0.0 { after } else { O::mul_add(keep, before, (1.0 - keep) * after) }
 }

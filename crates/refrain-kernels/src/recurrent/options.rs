@@ -1,5 +1,7 @@
 //! What a layer may do beyond its plain equations, and how a tile reads it.
 
+use std::ops::Range;
+
 use super::SequenceShape;
 use super::batch::Batch;
 use super::lanes::{Block, MAX_BLOCK};
@@ -74,18 +76,18 @@ impl SequenceOptions<'_> {
         candidate_dropout.is_some() || zoneout_hidden.is_some() || zoneout_cell.is_some() || peepholes.is_some()
     }
 
-    pub(super) fn check(&self, shape: SequenceShape) {
+    pub(super) fn check(&self, shape: SequenceShape, state_size: usize) {
         let SequenceShape { cell, batch_size, seq_len, hidden_size, .. } = shape;
-        let words = Self::event_words(hidden_size);
+        let [words, state_words] = [hidden_size, state_size].map(Self::event_words);
         let sampled = |zoneout: Option<Zoneout<'_>>| match zoneout {
             Some(Zoneout::Sampled(events)) => Some(events.len()),
             _ => None,
         };
-        for (name, len, steps) in [
-            ("candidate_dropout", self.candidate_dropout.map(|dropped| dropped.events.len()), seq_len),
-            ("hidden_dropout", self.hidden_dropout.map(|dropped| dropped.events.len()), 1),
-            ("zoneout_hidden", sampled(self.zoneout_hidden), seq_len),
-            ("zoneout_cell", sampled(self.zoneout_cell), seq_len),
+        for (name, len, steps, words) in [
+            ("candidate_dropout", self.candidate_dropout.map(|dropped| dropped.events.len()), seq_len, words),
+            ("hidden_dropout", self.hidden_dropout.map(|dropped| dropped.events.len()), 1, state_words),
+            ("zoneout_hidden", sampled(self.zoneout_hidden), seq_len, state_words),
+            ("zoneout_cell", sampled(self.zoneout_cell), seq_len, words),
         ] {
             if let Some(len) = len {
                 shape.check(name, len, &[steps, batch_size, words]);
@@ -119,6 +121,44 @@ impl SequenceOptions<'_> {
         let mut recalled = vec![0.0; values.len()];
         scale_sequences(engine, &factors.collect::<Vec<_>>(), shape, values, &mut recalled);
         Some(recalled)
+    }
+}
+
+impl SequenceOptions<'_> {
+    /// What the recurrent products read a sequence's hidden state with.
+    pub(super) fn recall_row(&self, row: usize, size: usize, to: &mut [f32]) {
+        match self.hidden_dropout {
+            Some(dropped) => dropped.factors(size, row, 0..size, to),
+            None => to.fill(1.0),
+        }
+    }
+}
+
+impl Dropped<'_> {
+    /// The factors of some units of a row of so many.
+    #[inline(always)]
+    pub(super) fn factors(&self, size: usize, row: usize, units: Range<usize>, to: &mut [f32]) {
+        expand(self.events, size, row, units, [0.0, self.scale], to);
+    }
+}
+
+impl Zoneout<'_> {
+    /// The parts that some units of a row of so many keep.
+    #[inline(always)]
+    pub(super) fn parts(&self, size: usize, row: usize, units: Range<usize>, to: &mut [f32]) {
+        match *self {
+            Self::Sampled(events) => expand(events, size, row, units, [1.0, 0.0], to),
+            Self::Expected(part) => to[..units.len()].fill(part),
+        }
+    }
+}
+
+/// The numbers for the events of some units of a row of so many.
+#[inline(always)]
+fn expand(events: Events, size: usize, row: usize, units: Range<usize>, [set, clear]: [f32; 2], to: &mut [f32]) {
+    let row = &events[row * SequenceOptions::event_words(size)..];
+    for (to, unit) in to.iter_mut().zip(units) {
+        *to = factor(row[unit / 32] >> (unit % 32), set, clear);
     }
 }
 
@@ -207,6 +247,25 @@ impl Extras {
 }
 
 impl Extras {
+    /// Reads what changes a step's own equations for some units of one sequence; what zones out is not among it.
+    #[inline(always)]
+    pub(super) fn read_row(
+        &mut self,
+        options: &SequenceOptions,
+        (shape, step, row): (SequenceShape, usize, usize),
+        units: Range<usize>,
+    ) {
+        let size = shape.hidden_size;
+        if let Some(dropped) = options.candidate_dropout {
+            dropped.factors(size, step * shape.batch_size + row, units.clone(), &mut self.candidate);
+        }
+        if let Some(peepholes) = options.peepholes {
+            for (gate, block) in self.peepholes.iter_mut().enumerate() {
+                block[..units.len()].copy_from_slice(&peepholes[gate * size..][units.clone()]);
+            }
+        }
+    }
+
     /// Reads the peepholes' gradients so far, those of a block from `start` of each of three parts of `len` floats.
     #[inline(always)]
     pub(super) fn load_peepholes(&mut self, from: &[f32], (start, len): (usize, usize), count: usize) {

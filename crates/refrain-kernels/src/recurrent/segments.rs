@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use super::backward::Source;
-use super::backward_plan::Chunk;
 use super::batch::Batch;
 use super::cell::Step;
 use super::forward::{Given, Span, TimeLoop, Written};
@@ -28,9 +27,9 @@ pub(super) struct Blocks<'a> {
 }
 
 impl Memory {
-    /// The segments of a pass, as ranges of its chunks: whole chunks, so that the sums over steps are the same ones.
-    pub(super) fn segments(self, chunks: &[Chunk]) -> Vec<Range<usize>> {
-        let steps = chunks.last().map_or(0, |chunk| chunk.steps.end);
+    /// The segments of a pass, as ranges of its chunks of steps: whole chunks, so that the sums over steps are the same ones.
+    pub(super) fn segments(self, chunks: &[Range<usize>]) -> Vec<Range<usize>> {
+        let steps = chunks.last().map_or(0, |chunk| chunk.end);
         let every = match self {
             Self::All => usize::MAX,
             Self::Every(every) => every.max(1),
@@ -40,10 +39,10 @@ impl Memory {
         let mut first_step = 0;
         for (index, chunk) in chunks.iter().enumerate() {
             match segments.last_mut() {
-                Some(segment) if chunk.steps.start - first_step < every => segment.end = index + 1,
+                Some(segment) if chunk.start - first_step < every => segment.end = index + 1,
                 _ => {
                     segments.push(index..index + 1);
-                    first_step = chunk.steps.start;
+                    first_step = chunk.start;
                 }
             }
         }
@@ -52,8 +51,8 @@ impl Memory {
 }
 
 /// The steps of some chunks.
-pub(super) fn steps_of(chunks: &[Chunk], segment: &Range<usize>) -> Range<usize> {
-    chunks[segment.start].steps.start..chunks[segment.end - 1].steps.end
+pub(super) fn steps_of(chunks: &[Range<usize>], segment: &Range<usize>) -> Range<usize> {
+    chunks[segment.start].start..chunks[segment.end - 1].end
 }
 
 /// The forward pass again, segment by segment.
@@ -76,7 +75,7 @@ impl<'a> Recompute<'a> {
     pub(super) fn blocks<'b, C: Step, E: Encode>(
         &'b mut self,
         trace: &'b SequenceTrace,
-        chunks: &[Chunk],
+        chunks: &[Range<usize>],
         (index, segment): (usize, &Range<usize>),
     ) -> Blocks<'b> {
         if trace.memory == Memory::All {

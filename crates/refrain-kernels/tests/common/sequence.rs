@@ -128,6 +128,7 @@ pub fn backward_after(
         hidden: Some(hidden),
         cell_state: problem.shape.cell.has_cell_state().then_some(cell_state),
         peepholes: problem.options.peepholes.is_some().then_some(peepholes),
+        ..SequenceGradients::default()
     };
     sequence_backward(engine, precision, problem.shape, problem.inputs(), &written.output, trace, grad, gradients);
     out

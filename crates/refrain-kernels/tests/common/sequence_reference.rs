@@ -1,7 +1,9 @@
 //! The recurrent cells in plain loops over f64.
 
 use super::{Noise, wide};
-use refrain_kernels::{Cell, Direction, Dropped, SequenceInputs, SequenceOptions, SequenceShape, Zoneout};
+use refrain_kernels::{
+    Cell, Direction, Dropped, SequenceInputs, SequenceOptions, SequenceShape, SequenceVariant, Zoneout,
+};
 use std::ops::Range;
 
 #[derive(Clone)]
@@ -188,6 +190,7 @@ impl Problem {
             lengths: self.lengths.as_deref(),
             direction: self.direction,
             options: self.options.borrow(),
+            variant: SequenceVariant::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::recurrent::{Pass, RecurrentLayer};
 /// What a layer did at every step, in inference: each tensor `[batch_size, seq_len, hidden_size]`, zeros after a sequence's end.
 #[derive(Clone, Debug)]
 pub struct GateTrace {
-    /// The hidden state after each step.
+    /// The hidden state after each step; of a projected layer, `[batch_size, seq_len, projection_size]`.
     pub hidden: Tensor<3>,
     /// The cell state after each step, of an LSTM.
     pub cell_state: Option<Tensor<3>>,
@@ -32,19 +32,15 @@ impl RecurrentLayer<'_> {
         let device = pass.input.device();
         let [batch_size, seq_len, _] = pass.input.dims();
         let [_, hidden_size] = self.sizes();
-        let precision = self.precision;
-        let cell = self.cell;
+        let (precision, state_size) = (self.precision, self.state_size());
         let sequence = self.sequence(pass);
-        assert!(
-            sequence.is_fused(),
-            "the gates of {cell:?} layers with a projection, normalised sums or the reset gate before the product are not traced"
-        );
         let found =
             sequence_on_host(sequence, |shape, inputs| sequence_gates(&Engine::current(), precision, shape, inputs));
-        let tensor = |values| Tensor::from_data(TensorData::new(values, [batch_size, seq_len, hidden_size]), &device);
+        let of = |values, size| Tensor::from_data(TensorData::new(values, [batch_size, seq_len, size]), &device);
+        let tensor = |values| of(values, hidden_size);
         let SequenceGates { hidden, cell_state, gates } = found;
         GateTrace {
-            hidden: tensor(hidden),
+            hidden: of(hidden, state_size),
             cell_state: cell_state.map(tensor),
             gates: gates.into_iter().map(|(name, values)| (name, tensor(values))).collect(),
         }

@@ -81,8 +81,7 @@ impl GruConfig {
 /// h' = (1 - z) ∘ n + z ∘ h
 /// ```
 ///
-/// With the gate before the product, `n = tanh(W_in x + b_n + W_hn (r ∘ h) + b_m)`; then, and with [normalised](Normalization)
-/// sums, a layer is composed of Burn's own operations, ten to thirty times as slow, until the kernels know it.
+/// With the gate before the product, `n = tanh(W_in x + b_n + W_hn (r ∘ h) + b_m)`; sums may be [normalised](Normalization).
 ///
 /// The weights of the three gates lie one below the other in PyTorch's order, so that a PyTorch layer's `weight_ih_l0` and
 /// `weight_hh_l0` are `weight_ih` and `weight_hh`. The biases of `r` and `z` only count as sums, but those of the candidate

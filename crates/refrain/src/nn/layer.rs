@@ -157,8 +157,7 @@ impl Layer {
     /// What every gate did at every step: see [`GateTrace`].
     ///
     /// # Panics
-    /// If the input, a length or the state does not fit, or the layer has a projection, normalised sums or the reset gate before
-    /// the product: these are not traced yet.
+    /// If the input, a length or the state does not fit.
     pub fn gates(&self, input: Tensor<3>, lengths: Option<&[usize]>, state: Option<RecurrentState>) -> GateTrace {
         self.borrowed().gates(Pass { direction: Direction::Forward, input, lengths, state, schedule: None })
     }

@@ -138,8 +138,7 @@ impl LstmConfig {
 /// The weights of the four gates lie one below the other in PyTorch's order, so that a PyTorch layer's `weight_ih_l0` and
 /// `weight_hh_l0` are `weight_ih` and `weight_hh`, and `bias_ih_l0 + bias_hh_l0` is `bias`. With [coupled](InputGate) gates
 /// `i = 1 - f`, and there are three: f, g, o. With [peepholes](Peepholes) the sums of i and f have `p_i ∘ c` and `p_f ∘ c` too, and
-/// that of o `p_o ∘ c'`. With a projection `h' = W_r (o ∘ tanh(c'))` (Sak et al. 2014); with one, and with
-/// [normalised](Normalization) sums, a layer is composed of Burn's own operations, ten to thirty times as slow, until the kernels know it.
+/// that of o `p_o ∘ c'`. With a projection `h' = W_r (o ∘ tanh(c'))` (Sak et al. 2014); sums may be [normalised](Normalization).
 #[derive(Module, Debug)]
 pub struct Lstm {
     /// `[num_gates * hidden_size, input_size]`.

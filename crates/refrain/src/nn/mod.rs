@@ -28,7 +28,6 @@ pub use attention_decoder::{AttentionDecoder, AttentionDecoderConfig, AttentionD
 pub use bidirectional::{Bidirectional, BidirectionalConfig, BidirectionalState, Directions, Merge, Wiring};
 pub use dropout::{Dropout, DropoutSchedule, VariationalDropout};
 pub use embedding::{Embedding, EmbeddingConfig};
-pub use fused::ResetGate;
 pub use gate_trace::GateTrace;
 pub use gru::{Gru, GruConfig};
 pub use init::{ForgetBias, InitialWeights, Initializer};
@@ -40,7 +39,7 @@ pub use normalization::{LayerNorms, Normalization};
 pub use options::RecurrentOptions;
 pub use recurrent::RecurrentState;
 pub(crate) use recurrent::values;
-pub use refrain_kernels::{Cell, Direction, Memory, Precision};
+pub use refrain_kernels::{Cell, Direction, Memory, Precision, ResetGate};
 pub use rnn::{Nonlinearity, Rnn, RnnConfig};
 pub use stack::{Connection, Stack, StackConfig};
 pub use transformer::{

@@ -32,7 +32,7 @@ pub struct RecurrentOptions {
     pub zoneout_cell: f64,
     /// `DropConnect` of the recurrent weights, in `[0, 1)`.
     pub weight_drop: f64,
-    /// How much of the forward pass is kept for the way back. A layer that the kernels do not know keeps all of it.
+    /// How much of the forward pass is kept for the way back.
     pub memory: Memory,
 }
 

@@ -3,9 +3,9 @@
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use refrain_kernels::{Cell, Direction, Engine, Precision, StepWeights, WeightFormat};
+use refrain_kernels::{Cell, Direction, Engine, Precision, ResetGate, StepWeights, WeightFormat};
 
-use super::fused::{FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec, ResetGate};
+use super::fused::{FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec};
 use super::{DropoutSchedule, LayerNorms, RecurrentOptions, dropout, padding};
 
 /// What a recurrent layer remembers between steps.
@@ -52,8 +52,8 @@ pub(super) struct Variant<'a> {
 }
 
 impl Variant<'_> {
-    /// Whether the kernels know a layer that has it.
-    fn is_fused(&self) -> bool {
+    /// Whether a step is one product and its gates.
+    fn steps_plainly(&self) -> bool {
         self.reset == ResetGate::AfterProduct && self.projection.is_none() && self.norms.is_none()
     }
 }
@@ -72,7 +72,7 @@ impl RecurrentLayer<'_> {
     pub(super) fn step_weights(self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
         let [_, hidden_size] = self.sizes();
         assert!(
-            self.variant.peepholes.is_none() && self.variant.is_fused() && self.options.steps_plainly(),
+            self.variant.peepholes.is_none() && self.variant.steps_plainly() && self.options.steps_plainly(),
             "{:?} layers with peepholes, a projection, normalised sums, zoneout or the reset gate before the product have no \
              stepper",
             self.cell

@@ -8,7 +8,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 use refrain::nn::fused::{RecurrentSequence, composed};
 use refrain::nn::{
-    Cell, Direction, DropoutSchedule, Gru, InputGate, Layer, Lstm, Memory, MinGru, Nonlinearity, Precision,
+    Cell, Direction, DropoutSchedule, Gru, InputGate, Layer, LayerNorms, Lstm, Memory, MinGru, Nonlinearity, Precision,
     RecurrentOptions, RecurrentState, ResetGate, Rnn,
 };
 
@@ -36,6 +36,9 @@ pub(crate) struct Case {
     pub(crate) lengths: Option<Vec<usize>>,
     pub(crate) schedule: Option<DropoutSchedule>,
     pub(crate) peepholes: Option<Param<Tensor<1>>>,
+    pub(crate) norms: Option<LayerNorms>,
+    pub(crate) projection: Option<Param<Tensor<2>>>,
+    pub(crate) reset: ResetGate,
     pub(crate) input: Tensor<3>,
     pub(crate) weight_ih: Param<Tensor<2>>,
     pub(crate) weight_hh: Param<Tensor<2>>,
@@ -65,6 +68,9 @@ impl Case {
             lengths: None,
             schedule: None,
             peepholes: None,
+            norms: None,
+            projection: None,
+            reset: ResetGate::AfterProduct,
             input: numbers([batch_size, seq_len, input_size], 1, device).require_grad(),
             weight_ih: param([gates, input_size], 2),
             weight_hh: param([cell.num_recurrent_gates() * hidden_size, hidden_size], 3),
@@ -90,6 +96,9 @@ impl Case {
             lengths: None,
             schedule: None,
             peepholes: None,
+            norms: None,
+            projection: None,
+            reset: ResetGate::AfterProduct,
             input: golden.tensor(&key("input"), device).require_grad(),
             weight_ih: Param::from_tensor(golden.tensor(&key("weight_ih"), device)),
             weight_hh: Param::from_tensor(golden.tensor(&key("weight_hh"), device)),
@@ -143,8 +152,32 @@ impl Case {
             ("everything", all, peepholes),
         ];
         let lengths: Vec<usize> = (0..batch_size).map(|row| (row * 7 + seq_len) % (seq_len + 1)).collect();
-        let mut cases = Vec::new();
+        let mut variants: Vec<(String, Self)> = Vec::new();
         for (name, options, peepholes) in options {
+            variants.push((name.to_owned(), Self { options, peepholes, ..self.clone() }));
+        }
+        // What changes the products, plainly and with all that goes with it.
+        let plainly = [
+            ("norms", self.cell.num_recurrent_gates() > 0, self.normalised()),
+            ("projection", self.cell.has_cell_state(), self.projected(hidden_size / 2 + 1)),
+            ("norms and projection", self.cell.has_cell_state(), self.projected(hidden_size + 2).normalised()),
+            (
+                "reset before the product",
+                self.cell == Cell::Gru,
+                Self { reset: ResetGate::BeforeProduct, ..self.clone() },
+            ),
+        ];
+        for (name, _, variant) in plainly.into_iter().filter(|(_, has, _)| *has) {
+            let everything = Self {
+                options: all,
+                peepholes: variants.last().and_then(|(_, case)| case.peepholes.clone()),
+                ..variant.clone()
+            };
+            variants.push((name.to_owned(), variant));
+            variants.push((format!("{name} with everything"), everything));
+        }
+        let mut cases = Vec::new();
+        for (name, variant) in variants {
             for (way, direction, lengths) in [
                 ("whole", Direction::Forward, None),
                 ("of any length", Direction::Forward, Some(lengths.clone())),
@@ -152,13 +185,44 @@ impl Case {
             ] {
                 let drawn = Some(DropoutSchedule::new(3, 5));
                 for (mode, schedule) in [("training", drawn), ("inference", None)] {
-                    let (peepholes, lengths) = (peepholes.clone(), lengths.clone());
-                    let case = Self { options, direction, lengths, schedule, peepholes, ..self.clone() };
+                    let case = Self { direction, lengths: lengths.clone(), schedule, ..variant.clone() };
                     cases.push((format!("{:?}, {name}, {way}, in {mode}", self.cell), case));
                 }
             }
         }
         cases
+    }
+
+    /// The case with normalised sums.
+    fn normalised(&self) -> Self {
+        let device = self.input.device();
+        let [biases] = self.bias.dims();
+        let hidden_size = biases / self.cell.num_biases();
+        let gains = |count: usize, seed| Param::from_tensor(numbers([count * hidden_size], seed, &device) + 1.0);
+        let norms = LayerNorms {
+            gain_ih: gains(self.cell.num_gates(), 11),
+            gain_hh: gains(self.cell.num_recurrent_gates(), 12),
+            cell_state: self.cell.has_cell_state().then(|| gains(2, 13)),
+        };
+        Self { norms: Some(norms), ..self.clone() }
+    }
+
+    /// The case with a projection to so many units.
+    fn projected(&self, projection_size: usize) -> Self {
+        let device = self.input.device();
+        let ([batch_size, seq_len, _], [width, hidden_size]) = (self.input.dims(), self.weight_hh.dims());
+        let param = |shape, seed| Param::from_tensor(numbers(shape, seed, &device) * 0.5);
+        Self {
+            projection: Some(param([projection_size, hidden_size], 14)),
+            weight_hh: param([width, projection_size], 3),
+            state: RecurrentState {
+                hidden: numbers([batch_size, projection_size], 5, &device).require_grad(),
+                cell_state: self.state.cell_state.clone(),
+            },
+            grad_output: numbers([batch_size, seq_len, projection_size], 7, &device),
+            grad_hidden: numbers([batch_size, projection_size], 8, &device),
+            ..self.clone()
+        }
     }
 
     pub(crate) fn layer(&self) -> Layer {
@@ -172,8 +236,8 @@ impl Case {
                 weight_hh,
                 bias,
                 peepholes,
-                projection: None,
-                norms: None,
+                projection: self.projection.clone(),
+                norms: self.norms.clone(),
                 input_gate,
                 precision,
                 options,
@@ -181,7 +245,7 @@ impl Case {
         };
         let rnn = |nonlinearity| {
             let (weight_ih, weight_hh, bias) = (weight_ih.clone(), weight_hh.clone(), bias.clone());
-            Layer::Rnn(Rnn { weight_ih, weight_hh, bias, norms: None, nonlinearity, precision, options })
+            Layer::Rnn(Rnn { weight_ih, weight_hh, bias, norms: self.norms.clone(), nonlinearity, precision, options })
         };
         match self.cell {
             Cell::Lstm => lstm(InputGate::Own),
@@ -190,8 +254,8 @@ impl Case {
                 weight_ih,
                 weight_hh,
                 bias,
-                norms: None,
-                reset: ResetGate::AfterProduct,
+                norms: self.norms.clone(),
+                reset: self.reset,
                 precision,
                 options,
             }),
@@ -244,6 +308,16 @@ impl Case {
         }
         if let Some(peepholes) = &self.peepholes {
             gradient!("d_peepholes", peepholes.val());
+        }
+        if let Some(projection) = &self.projection {
+            gradient!("d_projection", projection.val());
+        }
+        if let Some(norms) = &self.norms {
+            gradient!("d_gain_ih", norms.gain_ih.val());
+            gradient!("d_gain_hh", norms.gain_hh.val());
+            if let Some(cell_state) = &norms.cell_state {
+                gradient!("d_norm_cell_state", cell_state.val());
+            }
         }
         results
     }

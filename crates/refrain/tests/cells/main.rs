@@ -484,3 +484,25 @@ fn any_number_of_threads_gives_the_same_bytes() {
         }
     }
 }
+
+#[test]
+fn any_number_of_threads_gives_the_same_bytes_with_every_option() {
+    let _turn = ENGINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    for cell in Cell::ALL {
+        // So many units that several threads are worth while.
+        let plain = Case::random(cell, [9, 3, 20, 130], &Device::flex().autodiff());
+        let cases =
+            plain.with_every_option().into_iter().filter(|(name, _)| name.contains("of any length, in training"));
+        for (name, case) in cases {
+            let mut expected = None;
+            for threads in [1, 2, 4] {
+                Engine::set_current(Engine::new(Isa::detect(), threads).expect("supported"));
+                let found: BTreeMap<_, _> =
+                    case.run(Case::fused).into_iter().map(|(part, values)| (part, bits(&values))).collect();
+                assert!(*expected.get_or_insert_with(|| found.clone()) == found, "{name} on {threads} threads");
+            }
+        }
+    }
+    Engine::set_current(Engine::new(Isa::detect(), 2).expect("supported"));
+}

@@ -18,7 +18,7 @@ pub(super) enum Kind {
     Infer,
     /// A language model that writes a text, or 64 at once, each token sampled before the next
     Generate,
-    /// One LSTM layer with each of its options, in turn with the plain one
+    /// One layer with each of its options, in turn with the plain one
     Options,
     /// One LSTM layer over long sequences, with all or part of the forward pass kept; a process for each case
     Memory,
@@ -69,6 +69,11 @@ pub(super) enum Extra {
     WeightDrop,
     CoupledGates,
     Peepholes,
+    LayerNorm,
+    /// To half as many units.
+    Projection,
+    /// A GRU beside the plain one.
+    ResetBefore,
     Bidirectional,
     Memory(Memory),
 }
@@ -145,6 +150,12 @@ const OPTIONS: &[Case] = &[
     option("weight-drop", Extra::WeightDrop),
     option("coupled-gates", Extra::CoupledGates),
     option("peepholes", Extra::Peepholes),
+    option("layer-norm", Extra::LayerNorm),
+    option("projection", Extra::Projection),
+    Case {
+        model: ModelShape { cell: GRU, ..option("", Extra::None).model },
+        ..option("reset-before", Extra::ResetBefore)
+    },
     option("bidirectional", Extra::Bidirectional),
     option("memory-square-root", Extra::Memory(Memory::SquareRoot)),
 ];

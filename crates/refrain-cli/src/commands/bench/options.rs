@@ -1,12 +1,13 @@
-//! One LSTM layer with each of its options, in turn with the plain one.
+//! One layer with each of its options, in turn with the plain one.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use refrain::models::CellKind;
 use refrain::nn::{
-    Bidirectional, BidirectionalConfig, Dropout, DropoutSchedule, Initializer, InputGate, Lstm, LstmConfig, Peepholes,
-    Precision, RecurrentOptions, StackConfig,
+    Bidirectional, BidirectionalConfig, Dropout, DropoutSchedule, GruConfig, Initializer, InputGate, Layer,
+    LayerConfig, LstmConfig, Normalization, Peepholes, Precision, RecurrentOptions, ResetGate, StackConfig,
 };
 use refrain::random::{Purpose, Random};
 
@@ -103,15 +104,15 @@ fn sentence_length(random: &mut Random) -> usize {
 }
 
 #[derive(Debug)]
-enum Layer {
-    One(Box<Lstm>),
+enum Layers {
+    One(Box<Layer>),
     Both(Bidirectional),
 }
 
 /// A layer in training, and what it reads forward and backward, the gradient of the input included.
 #[derive(Debug)]
 pub(super) struct Pass {
-    layer: Layer,
+    layer: Layers,
     output_dropout: Dropout,
     batches: Vec<Batch>,
     /// How many batches there have been: each has masks of its own.
@@ -129,8 +130,8 @@ impl Pass {
         let init = &mut Initializer::new(SEED, &device);
         let config = config(case, precision);
         let layer = match case.extra {
-            Extra::Bidirectional => Layer::Both(BidirectionalConfig::new(StackConfig::uniform(config, 1)).init(init)),
-            _ => Layer::One(Box::new(config.init(init))),
+            Extra::Bidirectional => Layers::Both(BidirectionalConfig::new(StackConfig::uniform(config, 1)).init(init)),
+            _ => Layers::One(Box::new(config.init(init))),
         };
         let probability = if case.extra == Extra::OutputDropout { DROPOUT } else { 0.0 };
         Self { layer, output_dropout: Dropout { probability }, batches, window: 0 }
@@ -143,8 +144,8 @@ impl Pass {
             let schedule = Some(DropoutSchedule::new(SEED, self.window));
             self.window += 1;
             let output = match &self.layer {
-                Layer::One(layer) => layer.forward(input.clone(), lengths.as_deref(), None, schedule).0,
-                Layer::Both(layers) => layers.forward(input.clone(), lengths.as_deref(), None, schedule).0,
+                Layers::One(layer) => layer.forward(input.clone(), lengths.as_deref(), None, schedule).0,
+                Layers::Both(layers) => layers.forward(input.clone(), lengths.as_deref(), None, schedule).0,
             };
             let output = self.output_dropout.forward(output, schedule, OUTPUT_SITE);
             // From a gradient of ones: what it holds changes nothing about the work.
@@ -156,15 +157,15 @@ impl Pass {
     /// What `seconds` are for, by the operations that the tokens need; what is computed again is not counted.
     pub(super) fn timing(&self, seconds: f64, tokens: usize) -> Timing {
         let weights = match &self.layer {
-            Layer::One(layer) => factors(&**layer),
-            Layer::Both(layers) => factors(layers),
+            Layers::One(layer) => factors(&**layer),
+            Layers::Both(layers) => factors(layers),
         };
         let flops = 3.0 * 2.0 * (weights * tokens) as f64;
         Timing { seconds, tokens, flops, bytes: None, seconds_of_plain: None, peak_bytes: None }
     }
 }
 
-fn config(case: &Case, precision: Precision) -> LstmConfig {
+fn config(case: &Case, precision: Precision) -> LayerConfig {
     let none = RecurrentOptions::default();
     let [zoneout_hidden, zoneout_cell] = ZONEOUT;
     let options = match case.extra {
@@ -178,12 +179,23 @@ fn config(case: &Case, precision: Precision) -> LstmConfig {
         Extra::Memory(memory) => RecurrentOptions { memory, ..none },
         _ => none,
     };
-    let plain = LstmConfig { precision, options, ..LstmConfig::new(case.model.hidden_size, case.model.hidden_size) };
+    let hidden_size = case.model.hidden_size;
+    if case.model.cell == CellKind::Gru {
+        let reset = match case.extra {
+            Extra::ResetBefore => ResetGate::BeforeProduct,
+            _ => ResetGate::AfterProduct,
+        };
+        return GruConfig { precision, options, reset, ..GruConfig::new(hidden_size, hidden_size) }.into();
+    }
+    let plain = LstmConfig { precision, options, ..LstmConfig::new(hidden_size, hidden_size) };
     match case.extra {
         Extra::CoupledGates => LstmConfig { input_gate: InputGate::Coupled, ..plain },
         Extra::Peepholes => LstmConfig { peepholes: Peepholes::Diagonal, ..plain },
+        Extra::LayerNorm => LstmConfig { normalization: Normalization::Layer, ..plain },
+        Extra::Projection => LstmConfig { projection_size: Some(hidden_size / 2), ..plain },
         _ => plain,
     }
+    .into()
 }
 
 #[cfg(test)]
@@ -201,8 +213,12 @@ mod tests {
             let plain = timing.seconds_of_plain.expect("it is measured");
             assert!(timing.seconds > 0.0 && plain > 0.0, "{case:?}: {timing:?}");
             let directions = if case.extra == Extra::Bidirectional { 2 } else { 1 };
-            let gates = if case.extra == Extra::CoupledGates { 3 } else { 4 };
-            let expected = (6 * timing.tokens * directions * gates * 12 * 24) as f64;
+            let gates = if matches!(case.extra, Extra::CoupledGates | Extra::ResetBefore) { 3 } else { 4 };
+            let weights = match case.extra {
+                Extra::Projection => 48 * (12 + 6) + 6 * 12,
+                _ => directions * gates * 12 * 24,
+            };
+            let expected = (6 * timing.tokens * weights) as f64;
             assert!((timing.flops - expected).abs() < 0.5, "{case:?}: {timing:?} is not {expected}");
             assert!(case.extra == Extra::SentenceLengths || timing.tokens == 15, "{case:?}: {timing:?}");
         }
@@ -221,7 +237,7 @@ mod tests {
     #[test]
     fn memory_is_an_option_of_a_long_layer() {
         let case = Kind::Memory.cases()[0];
-        assert_eq!(config(&case, Precision::F32).options.memory, Memory::All);
-        assert_eq!(config(&Kind::Memory.cases()[2], Precision::F32).options.memory, Memory::SquareRoot);
+        assert_eq!(config(&case, Precision::F32).options().memory, Memory::All);
+        assert_eq!(config(&Kind::Memory.cases()[2], Precision::F32).options().memory, Memory::SquareRoot);
     }
 }

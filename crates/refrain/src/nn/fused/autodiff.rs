@@ -11,8 +11,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use refrain_kernels::{DropoutKey, Precision};
 
-use super::composed;
-use super::op::{FusedOps, OptionalTensor, RecurrentSequence};
+use super::op::{FusedOps, RecurrentSequence};
 
 /// The gradient of each tensor of a [`RecurrentSequence`], where it was wanted.
 #[derive(Debug)]
@@ -31,10 +30,18 @@ pub struct RecurrentGradients<B: Backend> {
     pub cell_state: Option<FloatTensor<B>>,
     /// `[3 * hidden_size]`
     pub peepholes: Option<FloatTensor<B>>,
+    /// `[projection_size, hidden_size]`
+    pub projection: Option<FloatTensor<B>>,
+    /// `[num_gates * hidden_size]`
+    pub gain_ih: Option<FloatTensor<B>>,
+    /// `[num_recurrent_gates * hidden_size]`
+    pub gain_hh: Option<FloatTensor<B>>,
+    /// `[2 * hidden_size]`
+    pub norm_cell_state: Option<FloatTensor<B>>,
 }
 
 /// Which gradients the graph asks for: a carried state, say, is a constant and costs nothing.
-#[expect(clippy::struct_excessive_bools, reason = "one flag for each of the seven inputs, named after it")]
+#[expect(clippy::struct_excessive_bools, reason = "one flag for each of the eleven inputs, named after it")]
 #[derive(Clone, Copy, Debug)]
 pub struct WantedGradients {
     /// Of `input`.
@@ -49,8 +56,16 @@ pub struct WantedGradients {
     pub hidden: bool,
     /// Of `cell_state`; never of a cell that has none.
     pub cell_state: bool,
-    /// Of `peepholes`; never where there are none.
+    /// Of `peepholes`; never where there are none, as of all that follow.
     pub peepholes: bool,
+    /// Of `projection`.
+    pub projection: bool,
+    /// Of `gain_ih`.
+    pub gain_ih: bool,
+    /// Of `gain_hh`.
+    pub gain_hh: bool,
+    /// Of `norm_cell_state`.
+    pub norm_cell_state: bool,
 }
 
 /// The gradients that come in; an absent one is zero.
@@ -154,6 +169,8 @@ struct SequenceState<B: FusedKernels> {
 }
 
 /// Its parents are the tensors of a [`RecurrentSequence`] in order, those that are there.
+///
+/// Which optional ones those are follows from the sequence itself.
 #[derive(Debug)]
 struct SequenceBackward;
 
@@ -163,15 +180,20 @@ impl<B: FusedKernels, const PARENTS: usize> Backward<B, PARENTS> for SequenceBac
     fn backward(self, ops: Ops<Self::State, PARENTS>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let grad_output = grads.consume::<B>(&ops.node);
         let SequenceState { sequence, output, trace, last_hidden, last_cell_state } = ops.state;
-        let wants = |parent: usize| ops.parents.get(parent).is_some_and(Option::is_some);
+        let mut parents = ops.parents.iter().map(Option::is_some);
+        let mut wants = |is_there: bool| is_there && parents.next().unwrap_or(false);
         let wanted = WantedGradients {
-            input: wants(0),
-            weight_ih: wants(1),
-            weight_hh: wants(2),
-            bias: wants(3),
-            hidden: wants(4),
-            cell_state: wants(5),
-            peepholes: wants(6),
+            input: wants(true),
+            weight_ih: wants(true),
+            weight_hh: wants(true),
+            bias: wants(true),
+            hidden: wants(true),
+            cell_state: wants(sequence.cell_state.is_present()),
+            peepholes: wants(sequence.peepholes.is_present()),
+            projection: wants(sequence.projection.is_present()),
+            gain_ih: wants(sequence.gain_ih.is_present()),
+            gain_hh: wants(sequence.gain_hh.is_present()),
+            norm_cell_state: wants(sequence.norm_cell_state.is_present()),
         };
         let incoming = IncomingGradients {
             output: Some(grad_output),
@@ -179,9 +201,17 @@ impl<B: FusedKernels, const PARENTS: usize> Backward<B, PARENTS> for SequenceBac
             last_cell_state: take(&last_cell_state),
         };
         let found = B::recurrent_sequence_backward(&sequence, &output, &trace, incoming, wanted);
-        let RecurrentGradients { input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes } = found;
-        let found = [input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes];
-        for (node, gradient) in ops.parents.into_iter().zip(found) {
+        let optional = [
+            (sequence.cell_state.is_present(), found.cell_state),
+            (sequence.peepholes.is_present(), found.peepholes),
+            (sequence.projection.is_present(), found.projection),
+            (sequence.gain_ih.is_present(), found.gain_ih),
+            (sequence.gain_hh.is_present(), found.gain_hh),
+            (sequence.norm_cell_state.is_present(), found.norm_cell_state),
+        ];
+        let always = [found.input, found.weight_ih, found.weight_hh, found.bias, found.hidden];
+        let present = optional.into_iter().filter_map(|(is_present, gradient)| is_present.then_some(gradient));
+        for (node, gradient) in ops.parents.into_iter().zip(always.into_iter().chain(present)) {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<B>(node.id, gradient);
             }
@@ -327,12 +357,23 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn recurrent_sequence(
         sequence: RecurrentSequence<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        if !sequence.is_fused() {
-            return composed::recurrent_sequence::<Self>(sequence);
-        }
-        let RecurrentSequence { spec, input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes, .. } = sequence;
-        let parents = [&input, &weight_ih, &weight_hh, &bias, &hidden].map(Tracked::<B, C>::node);
-        let optional = [&cell_state, &peepholes].map(|tensor| tensor.as_ref().map(Tracked::<B, C>::node));
+        let RecurrentSequence {
+            spec,
+            input,
+            weight_ih,
+            weight_hh,
+            bias,
+            hidden,
+            cell_state,
+            peepholes,
+            projection,
+            ..
+        } = sequence;
+        let (gain_ih, gain_hh, norm_cell_state) = (sequence.gain_ih, sequence.gain_hh, sequence.norm_cell_state);
+        let mut parents: Vec<NodeGuard> =
+            [&input, &weight_ih, &weight_hh, &bias, &hidden].map(Tracked::<B, C>::node).into();
+        let optional = [&cell_state, &peepholes, &projection, &gain_ih, &gain_hh, &norm_cell_state];
+        parents.extend(optional.into_iter().filter_map(|tensor| tensor.as_ref().map(Tracked::<B, C>::node)));
         let sequence = RecurrentSequence {
             spec,
             input: input.into_primitive(),
@@ -342,17 +383,24 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
             hidden: hidden.into_primitive(),
             cell_state: cell_state.map(Tracked::<B, C>::into_primitive),
             peepholes: peepholes.map(Tracked::<B, C>::into_primitive),
-            projection: OptionalTensor::Absent,
-            gain_ih: OptionalTensor::Absent,
-            gain_hh: OptionalTensor::Absent,
-            norm_cell_state: OptionalTensor::Absent,
+            projection: projection.map(Tracked::<B, C>::into_primitive),
+            gain_ih: gain_ih.map(Tracked::<B, C>::into_primitive),
+            gain_hh: gain_hh.map(Tracked::<B, C>::into_primitive),
+            norm_cell_state: norm_cell_state.map(Tracked::<B, C>::into_primitive),
         };
-        match (parents, optional) {
-            (parents, [None, None]) => recurrent_sequence::<B, C, _>(parents, sequence),
-            ([a, b, c, d, e], [Some(f), None]) => recurrent_sequence::<B, C, _>([a, b, c, d, e, f], sequence),
-            ([a, b, c, d, e], [Some(f), Some(g)]) => recurrent_sequence::<B, C, _>([a, b, c, d, e, f, g], sequence),
-            (_, [None, Some(_)]) => panic!("{:?} has no cell state for peepholes", sequence.spec.cell),
+        // A step of the graph has a constant number of parents.
+        macro_rules! with_parents {
+            ($($count:literal),*) => {
+                match parents.len() {
+                    $($count => {
+                        let parents = <[NodeGuard; $count]>::try_from(parents).ok().expect("as many as counted");
+                        recurrent_sequence::<B, C, $count>(parents, sequence)
+                    })*
+                    count => unreachable!("a sequence of {count} tensors"),
+                }
+            };
         }
+        with_parents!(5, 6, 7, 8, 9, 10, 11)
     }
 
     fn linear(

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{Shape, Slice, TensorData};
-use refrain_kernels::{Cell, Direction, DropoutKey, Engine, SequenceOptions, dropout};
+use refrain_kernels::{Cell, Direction, DropoutKey, Engine, ResetGate, SequenceOptions, dropout};
 
-use super::op::{DropMask, OptionalTensor, RecurrentSequence, ResetGate, ZoneoutMask};
+use super::op::{DropMask, OptionalTensor, RecurrentSequence, ZoneoutMask};
 
 /// A recurrent layer step by step: the hidden state after each step, and the last states, as
 /// [`FusedOps::recurrent_sequence`](super::FusedOps::recurrent_sequence).
@@ -17,14 +17,13 @@ use super::op::{DropMask, OptionalTensor, RecurrentSequence, ResetGate, ZoneoutM
 pub fn recurrent_sequence<B: Backend>(
     sequence: RecurrentSequence<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, Option<FloatTensor<B>>) {
-    let [batch_size, seq_len, input_size, state_size] = sequence.sizes();
+    let [batch_size, seq_len, input_size, hidden_size] = sequence.sizes();
+    let state_size = sequence.state_size();
     let RecurrentSequence { spec, input, weight_ih, weight_hh, bias, hidden, cell_state, peepholes, .. } = sequence;
     let [projection, gain_ih, gain_hh, norm_cell_state] =
         [sequence.projection, sequence.gain_ih, sequence.gain_hh, sequence.norm_cell_state]
             .map(OptionalTensor::into_option);
     let cell = spec.cell;
-    let [biases] = bias.shape().dims();
-    let hidden_size = biases / cell.num_biases();
     let device = input.device();
     let dtype = input.dtype();
     let whole: Arc<[usize]> = vec![seq_len; batch_size].into();

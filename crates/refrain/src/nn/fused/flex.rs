@@ -7,18 +7,17 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Dispatch, Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 use refrain_kernels::{
-    Beta, DropoutKey, Dropped, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef,
+    Beta, DropoutKey, Dropped, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, NormGains,
     OutputGradients, Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape,
-    SequenceTrace, Zoneout, column_sums, dropout, linear_cross_entropy, matmul, matmul_bias, sequence_backward,
-    sequence_forward, sequence_forward_traced, variational_dropout,
+    SequenceTrace, SequenceVariant, Zoneout, column_sums, dropout, linear_cross_entropy, matmul, matmul_bias,
+    sequence_backward, sequence_forward, sequence_forward_traced, variational_dropout,
 };
 
 use super::autodiff::{
     FusedKernels, HeadGradients, HeadInputs, IncomingGradients, LinearInputs, RecurrentGradients, RecurrentOutputs,
     WantedGradients,
 };
-use super::composed;
-use super::op::{DropMask, FusedOps, OptionalTensor, RecurrentSequence, ZoneoutMask};
+use super::op::{DropMask, FusedOps, RecurrentSequence, ZoneoutMask};
 use crate::nn::values;
 
 type Float = FloatTensor<Flex>;
@@ -67,6 +66,20 @@ fn sequence_inputs(sequence: &RecurrentSequence<Flex>) -> SequenceInputs<'_> {
         lengths: sequence.spec.lengths.as_deref(),
         direction: sequence.spec.direction,
         options: sequence_options(sequence),
+        variant: sequence_variant(sequence),
+    }
+}
+
+fn sequence_variant(sequence: &RecurrentSequence<Flex>) -> SequenceVariant<'_> {
+    let gains = sequence.gain_ih.as_ref().zip(sequence.gain_hh.as_ref());
+    SequenceVariant {
+        norms: gains.map(|(input, hidden)| NormGains {
+            input: slice(input),
+            hidden: slice(hidden),
+            cell_state: sequence.norm_cell_state.as_ref().map(slice),
+        }),
+        projection: sequence.projection.as_ref().map(slice),
+        reset: sequence.spec.reset,
     }
 }
 
@@ -100,10 +113,10 @@ fn contiguous_sequence(sequence: &RecurrentSequence<Flex>) -> RecurrentSequence<
         hidden: contiguous(&sequence.hidden),
         cell_state: sequence.cell_state.as_ref().map(contiguous).into(),
         peepholes: sequence.peepholes.as_ref().map(contiguous).into(),
-        projection: OptionalTensor::Absent,
-        gain_ih: OptionalTensor::Absent,
-        gain_hh: OptionalTensor::Absent,
-        norm_cell_state: OptionalTensor::Absent,
+        projection: sequence.projection.as_ref().map(contiguous).into(),
+        gain_ih: sequence.gain_ih.as_ref().map(contiguous).into(),
+        gain_hh: sequence.gain_hh.as_ref().map(contiguous).into(),
+        norm_cell_state: sequence.norm_cell_state.as_ref().map(contiguous).into(),
     }
 }
 
@@ -121,10 +134,10 @@ pub(in crate::nn) fn sequence_on_host<R>(
         hidden: host::<2>(sequence.hidden),
         cell_state: sequence.cell_state.map(host::<2>),
         peepholes: sequence.peepholes.map(host::<1>),
-        projection: OptionalTensor::Absent,
-        gain_ih: OptionalTensor::Absent,
-        gain_hh: OptionalTensor::Absent,
-        norm_cell_state: OptionalTensor::Absent,
+        projection: sequence.projection.map(host::<2>),
+        gain_ih: sequence.gain_ih.map(host::<1>),
+        gain_hh: sequence.gain_hh.map(host::<1>),
+        norm_cell_state: sequence.norm_cell_state.map(host::<1>),
     };
     run(sequence_shape(&sequence), sequence_inputs(&sequence))
 }
@@ -143,24 +156,22 @@ fn sequence_outputs<R>(
     let sequence = contiguous_sequence(sequence);
     let shape = sequence_shape(&sequence);
     let SequenceShape { cell, batch_size, seq_len, hidden_size, .. } = shape;
-    let mut output = vec![0.0; batch_size * seq_len * hidden_size];
-    let mut last_hidden = vec![0.0; batch_size * hidden_size];
+    let state_size = sequence.state_size();
+    let mut output = vec![0.0; batch_size * seq_len * state_size];
+    let mut last_hidden = vec![0.0; batch_size * state_size];
     let mut last_cell_state = vec![0.0; if cell.has_cell_state() { batch_size * hidden_size } else { 0 }];
     let outputs =
         SequenceOutputs { output: &mut output, last_hidden: &mut last_hidden, last_cell_state: &mut last_cell_state };
     let result = run(&Engine::current(), sequence.spec.precision, shape, sequence_inputs(&sequence), outputs);
-    let state = |values| tensor(values, [batch_size, hidden_size]);
-    let last_cell_state = cell.has_cell_state().then(|| state(last_cell_state));
-    ((tensor(output, [batch_size, seq_len, hidden_size]), state(last_hidden), last_cell_state), result)
+    let last_cell_state = cell.has_cell_state().then(|| tensor(last_cell_state, [batch_size, hidden_size]));
+    let last_hidden = tensor(last_hidden, [batch_size, state_size]);
+    ((tensor(output, [batch_size, seq_len, state_size]), last_hidden, last_cell_state), result)
 }
 
 impl FusedOps for Flex {
     fn recurrent_sequence(
         sequence: RecurrentSequence<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        if !sequence.is_fused() {
-            return composed::recurrent_sequence::<Self>(sequence);
-        }
         sequence_outputs(&sequence, sequence_forward).0
     }
 
@@ -268,6 +279,7 @@ impl FusedKernels for Flex {
         let sequence = contiguous_sequence(sequence);
         let shape = sequence_shape(&sequence);
         let SequenceShape { cell, batch_size, seq_len, input_size, hidden_size } = shape;
+        let state_size = sequence.state_size();
         let (gates, biases) = (cell.num_gates() * hidden_size, cell.num_biases() * hidden_size);
         let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
         let IncomingGradients { output: grad_output, last_hidden, last_cell_state } = incoming;
@@ -277,11 +289,15 @@ impl FusedKernels for Flex {
         let buffer = |wanted: bool, len: usize| wanted.then(|| vec![0.0f32; len]);
         let mut input = buffer(wanted.input, batch_size * seq_len * input_size);
         let mut weight_ih = buffer(wanted.weight_ih, gates * input_size);
-        let mut weight_hh = buffer(wanted.weight_hh, recurrent_gates * hidden_size);
+        let mut weight_hh = buffer(wanted.weight_hh, recurrent_gates * state_size);
         let mut bias = buffer(wanted.bias, biases);
-        let mut hidden = buffer(wanted.hidden, batch_size * hidden_size);
+        let mut hidden = buffer(wanted.hidden, batch_size * state_size);
         let mut cell_state = buffer(wanted.cell_state, batch_size * hidden_size);
         let mut peepholes = buffer(wanted.peepholes, 3 * hidden_size);
+        let mut projection = buffer(wanted.projection, state_size * hidden_size);
+        let mut gain_ih = buffer(wanted.gain_ih, gates);
+        let mut gain_hh = buffer(wanted.gain_hh, recurrent_gates);
+        let mut norm_cell_state = buffer(wanted.norm_cell_state, 2 * hidden_size);
         sequence_backward(
             &Engine::current(),
             sequence.spec.precision,
@@ -302,16 +318,24 @@ impl FusedKernels for Flex {
                 hidden: hidden.as_deref_mut(),
                 cell_state: cell_state.as_deref_mut(),
                 peepholes: peepholes.as_deref_mut(),
+                projection: projection.as_deref_mut(),
+                gain_ih: gain_ih.as_deref_mut(),
+                gain_hh: gain_hh.as_deref_mut(),
+                norm_cell_state: norm_cell_state.as_deref_mut(),
             },
         );
         RecurrentGradients {
             input: input.map(|values| tensor(values, [batch_size, seq_len, input_size])),
             weight_ih: weight_ih.map(|values| tensor(values, [gates, input_size])),
-            weight_hh: weight_hh.map(|values| tensor(values, [recurrent_gates, hidden_size])),
+            weight_hh: weight_hh.map(|values| tensor(values, [recurrent_gates, state_size])),
             bias: bias.map(|values| tensor(values, [biases])),
-            hidden: hidden.map(|values| tensor(values, [batch_size, hidden_size])),
+            hidden: hidden.map(|values| tensor(values, [batch_size, state_size])),
             cell_state: cell_state.map(|values| tensor(values, [batch_size, hidden_size])),
             peepholes: peepholes.map(|values| tensor(values, [3 * hidden_size])),
+            projection: projection.map(|values| tensor(values, [state_size, hidden_size])),
+            gain_ih: gain_ih.map(|values| tensor(values, [gates])),
+            gain_hh: gain_hh.map(|values| tensor(values, [recurrent_gates])),
+            norm_cell_state: norm_cell_state.map(|values| tensor(values, [2 * hidden_size])),
         }
     }
 

@@ -16,4 +16,4 @@ pub use autodiff::{
     WantedGradients,
 };
 pub(in crate::nn) use flex::sequence_on_host;
-pub use op::{DropMask, FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec, ResetGate, StepMasks, ZoneoutMask};
+pub use op::{DropMask, FusedOps, OptionalTensor, RecurrentSequence, RecurrentSpec, StepMasks, ZoneoutMask};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, TensorMetadata, backend_extension};
-use refrain_kernels::{Cell, Direction, DropoutKey, Memory, Precision};
+use refrain_kernels::{Cell, Direction, DropoutKey, Memory, Precision, ResetGate};
 
 use super::composed;
 
@@ -25,16 +25,6 @@ pub struct RecurrentSpec {
     pub masks: StepMasks,
     /// Where the reset gate of a GRU comes.
     pub reset: ResetGate,
-}
-
-/// Where the reset gate of a GRU comes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ResetGate {
-    /// After the recurrent product, `r ∘ (U h + b_m)`, as in cuDNN and PyTorch: one product a step.
-    #[default]
-    AfterProduct,
-    /// Before it, `U (r ∘ h) + b_m`, as in Cho et al. 2014.
-    BeforeProduct,
 }
 
 impl RecurrentSpec {
@@ -140,6 +130,11 @@ impl<B: Backend> OptionalTensor<B> {
         }
     }
 
+    /// Whether there is one.
+    pub fn is_present(&self) -> bool {
+        self.as_ref().is_some()
+    }
+
     /// A reference to the tensor, if there is one.
     pub fn as_ref(&self) -> Option<&FloatTensor<B>> {
         match self {
@@ -161,17 +156,17 @@ impl<B: Backend> From<Option<FloatTensor<B>>> for OptionalTensor<B> {
 }
 
 impl<B: Backend> RecurrentSequence<B> {
-    /// Whether the kernels know all that is asked. What they do not know is composed.
-    pub fn is_fused(&self) -> bool {
-        let composed = [&self.projection, &self.gain_ih, &self.gain_hh, &self.norm_cell_state];
-        self.spec.reset == ResetGate::AfterProduct && composed.iter().all(|tensor| tensor.as_ref().is_none())
-    }
-
-    /// `[batch_size, seq_len, input_size, hidden_size]`, the last one of the hidden state.
+    /// `[batch_size, seq_len, input_size, hidden_size]`.
     pub fn sizes(&self) -> [usize; 4] {
         let [batch_size, seq_len, input_size] = self.input.shape().dims();
-        let [_, hidden_size] = self.hidden.shape().dims();
-        [batch_size, seq_len, input_size, hidden_size]
+        let [biases] = self.bias.shape().dims();
+        [batch_size, seq_len, input_size, biases / self.spec.cell.num_biases()]
+    }
+
+    /// Units of the hidden state.
+    pub fn state_size(&self) -> usize {
+        let [_, state_size] = self.hidden.shape().dims();
+        state_size
     }
 }
 
