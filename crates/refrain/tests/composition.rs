@@ -10,9 +10,9 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, activation};
 use refrain::nn::fused::FusedOps;
 use refrain::nn::{
-    Bidirectional, BidirectionalConfig, BidirectionalState, Cell, Connection, Direction, Gru, GruConfig, Initializer,
-    InputGate, Layer, LayerConfig, Lstm, LstmConfig, Merge, Nonlinearity, Precision, RecurrentOptions, RecurrentState,
-    ResetGate, Rnn, RnnConfig, Stack, StackConfig, Wiring,
+    Bidirectional, BidirectionalConfig, BidirectionalState, Cell, Connection, Detach, Direction, Gru, GruConfig,
+    Initializer, InputGate, Layer, LayerConfig, Lstm, LstmConfig, Merge, Nonlinearity, Precision, RecurrentOptions,
+    RecurrentState, ResetGate, Rnn, RnnConfig, Stack, StackConfig, Wiring,
 };
 use support::{Golden, assert_close, assert_same_bits, numbers, values};
 
@@ -475,4 +475,26 @@ fn features_side_by_side_are_as_burn_lays_them_gradients_included() {
             assert_eq!(found, expected, "{batch_size} × {seq_len} × ({left_size} + {right_size})");
         }
     }
+}
+
+#[test]
+fn detached_states_of_both_directions_end_the_gradient() {
+    let device = Device::flex().autodiff();
+    let layer = LstmConfig::new(3, 4);
+    let both = BidirectionalConfig::new(StackConfig::uniform(layer, 2)).init(&mut Initializer::new(1, &device));
+    let reaches = |carry: fn(BidirectionalState) -> BidirectionalState| {
+        let early: Tensor<3> = numbers([2, 3, 3], 1, &device).require_grad();
+        let (_, state) = both.forward(early.clone(), None, None, None);
+        let numbers_before: Vec<Vec<f32>> = hidden_states(state.clone());
+        let carried = carry(state);
+        assert_eq!(hidden_states(carried.clone()), numbers_before);
+        let (output, _) = both.forward(numbers([2, 3, 3], 2, &device), None, Some(carried), None);
+        early.grad(&output.sum().backward()).is_some()
+    };
+    assert!(reaches(|state| state));
+    assert!(!reaches(Detach::detach));
+}
+
+fn hidden_states(states: BidirectionalState) -> Vec<Vec<f32>> {
+    states.into_iter().flatten().flatten().map(|state| values(state.hidden.inner())).collect()
 }

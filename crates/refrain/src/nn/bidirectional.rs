@@ -117,7 +117,8 @@ pub struct Bidirectional {
     merge: Merge,
 }
 
-/// The states of a [`Bidirectional`]: by block and direction, forward first, one a layer.
+/// The states of a [`Bidirectional`]: by block and direction, forward first, one a layer. [`Detach`](super::Detach) makes them
+/// constants.
 pub type BidirectionalState = Vec<[Vec<RecurrentState>; 2]>;
 
 /// The place of the backward direction's first mask.
