@@ -52,7 +52,7 @@ pub(super) fn forward<C: Step>(
     let layer = Layer { weight_ih: inputs.weight_ih, weight_hh: inputs.weight_hh, bias: inputs.bias };
     let mut packed = PackedLayer::new::<C>(&plan, engine.free_list());
     let packed = packed.shared();
-    let state = [shape.batch_size, 1, shape.hidden_size];
+    let state = [shape.batch_size, shape.hidden_size];
     let Some(trace) = trace else {
         let whole = Span { steps: 0..batch.steps(), stored: 0..shape.seq_len };
         let recalled = inputs.options.recalled(engine, state, inputs.hidden);
@@ -151,6 +151,8 @@ pub(super) struct TimeLoop<'a, C, E> {
     kept: Ring<'a>,
     /// By step, from the one before the first, and tile.
     states: Ring<'a>,
+    /// By tile: the hidden state before a step, where zoneout reads it and it is not that state already.
+    zoned: SharedSlice<'a, f32>,
     output: SharedSlice<'a, f32>,
     last_hidden: Option<SharedSlice<'a, f32>>,
     last_cell_state: SharedSlice<'a, f32>,
@@ -217,6 +219,8 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             Some(trace) => (&mut trace.kept[..], &mut trace.states[..]),
             None => (&mut untraced_kept[..], &mut untraced_states[..]),
         };
+        let zones = inputs.options.zoneout_hidden.is_some() && !C::STATE_IS_HIDDEN;
+        let mut zoned = engine.scratch(usize::from(zones) * plan.step_len(1));
         let first = span.steps.start;
         let ring = |blocks, steps, count| Ring { blocks, first, steps, step_len: plan.step_len(count) };
         let time_loop = TimeLoop::<C, E> {
@@ -231,6 +235,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             hidden: SharedSlice::new(hidden.words_mut()),
             kept: ring(SharedSlice::new(kept), kept_steps, C::SUMS),
             states: ring(SharedSlice::new(states), state_steps, 1),
+            zoned: SharedSlice::new(&mut zoned),
             output: SharedSlice::new(written.output),
             last_hidden: written.last_hidden.map(SharedSlice::new),
             last_cell_state: SharedSlice::new(written.last_cell_state),
@@ -246,7 +251,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         self.prepare(member);
         let own = member.share(self.plan.tiles());
         for tile in own.clone() {
-            self.initial_state(tile);
+            self.initial_states(tile);
         }
         for first in self.span.steps.clone().step_by(self.chunks.steps) {
             let steps = first..(first + self.chunks.steps).min(self.span.steps.end);
@@ -317,26 +322,38 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
     }
 
-    /// The state of a tile before the first step.
-    fn initial_state(&self, tile: usize) {
-        if !C::HAS_STATE {
-            return;
-        }
+    /// The states of a tile before the first step, as blocks.
+    fn initial_states(&self, tile: usize) {
         let Self { plan, inputs, .. } = self;
         let hidden_size = plan.shape.hidden_size;
-        let from = if plan.shape.cell.has_cell_state() { inputs.cell_state } else { inputs.hidden };
         let (panel, row_block) = plan.position(tile);
         let units = plan.units(panel);
-        // SAFETY: the tile is this member's.
-        let to = unsafe {
-            self.states
-                .blocks
-                .part_mut(self.states.start(self.span.steps.start) + tile * plan.block_len(), plan.block_len())
+        let fill = |to: &mut [f32], from: &[f32]| {
+            to.fill(0.0);
+            for (place, to) in plan.rows(row_block).zip(to.chunks_exact_mut(plan.units)) {
+                to[..units.len()].copy_from_slice(&from[self.batch.row(place) * hidden_size..][units.clone()]);
+            }
         };
-        to.fill(0.0);
-        for (place, to) in plan.rows(row_block).zip(to.chunks_exact_mut(plan.units)) {
-            to[..units.len()].copy_from_slice(&from[self.batch.row(place) * hidden_size..][units.clone()]);
+        if C::HAS_STATE {
+            let start = self.states.start(self.span.steps.start) + tile * plan.block_len();
+            // SAFETY: the tile is this member's.
+            let to = unsafe { self.states.blocks.part_mut(start, plan.block_len()) };
+            fill(to, if C::STATE_IS_HIDDEN { inputs.hidden } else { inputs.cell_state });
         }
+        // SAFETY: as above.
+        fill(unsafe { self.zoned_block(tile) }, inputs.hidden);
+    }
+
+    /// The hidden state of a tile for zoneout, or nothing.
+    ///
+    /// # Safety
+    ///
+    /// The tile must be the calling member's, and its block not be borrowed elsewhere.
+    #[expect(clippy::mut_from_ref, reason = "a part of what the members share out among them")]
+    unsafe fn zoned_block(&self, tile: usize) -> &mut [f32] {
+        let len = if self.zoned.is_empty() { 0 } else { self.plan.block_len() };
+        // SAFETY: by contract.
+        unsafe { self.zoned.part_mut(tile * len, len) }
     }
 
     /// The steps of a group, and where its input is packed.
@@ -512,7 +529,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         } else {
             (&[], &mut [])
         };
-        plan.arch.run(FinishStep::<C, E, _, _> {
+        plan.arch.run(FinishStep::<C, E, _> {
             plan,
             batch,
             options: &inputs.options,
@@ -525,14 +542,8 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             kept,
             before,
             after,
-            hidden_before: |r: usize| {
-                let place = running.start + r;
-                if step == span.steps.start {
-                    inputs.hidden[batch.row(place) * hidden_size + units.start..].as_ptr()
-                } else {
-                    self.output.pointer(self.stored(place, step - 1) * hidden_size + units.start).cast_const()
-                }
-            },
+            // SAFETY: the tile is this member's.
+            zoned: unsafe { self.zoned_block(tile) },
             hidden: hidden(half + 1),
             output,
             cell: PhantomData,

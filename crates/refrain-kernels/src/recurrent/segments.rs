@@ -100,7 +100,7 @@ impl<'a> Recompute<'a> {
                 hidden
             }
         };
-        let recalled = inputs.options.recalled(engine, [shape.batch_size, 1, shape.hidden_size], &hidden);
+        let recalled = inputs.options.recalled(engine, [shape.batch_size, shape.hidden_size], &hidden);
         let cells = inputs.cell_state.len();
         let cell_state = &trace.cell_states[index * cells..(index + 1) * cells];
         let given = Given::new(inputs, &hidden, recalled.as_deref(), cell_state);
