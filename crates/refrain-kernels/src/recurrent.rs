@@ -45,13 +45,13 @@ mod stepper;
 use crate::arch::Isa;
 use crate::engine::Engine;
 use crate::format::Precision;
-use crate::scratch::FreeList;
 use crate::shape::elements;
 use cell::Step;
 pub use gates::{SequenceGates, sequence_gates};
 pub use int8::Int8Matrix;
 pub use options::{Dropped, Events, SequenceOptions, Zoneout};
 use plan::Plan;
+use segments::TraceBlocks;
 pub use stepper::{StepInput, StepMatrix, StepWeights, WeightFormat};
 
 /// A recurrent cell.
@@ -220,16 +220,11 @@ pub enum Memory {
 #[derive(Debug)]
 pub struct SequenceTrace {
     memory: Memory,
-    /// Steps that the blocks have room for: none where not all is kept.
-    steps: usize,
-    /// By step and tile: the blocks that the cell keeps.
-    kept: Vec<f32>,
-    /// By step, from the one before the first, and tile: the state beside the products.
-    states: Vec<f32>,
+    /// All steps, or none where not all is kept.
+    blocks: TraceBlocks,
     /// Where not all is kept, the cell states before each segment.
     cell_states: Vec<f32>,
     made_for: MadeFor,
-    home: FreeList,
 }
 
 /// What the two passes must have in common: by these the steps are cut.
@@ -252,24 +247,7 @@ impl MadeFor {
 impl SequenceTrace {
     fn new<C: Step>(engine: &Engine, plan: &Plan, memory: Memory, made_for: MadeFor) -> Self {
         let steps = if memory == Memory::All { plan.shape.seq_len } else { 0 };
-        let mut trace = Self::blocks::<C>(engine, plan, steps, made_for);
-        trace.memory = memory;
-        trace
-    }
-
-    /// Room for so many steps.
-    fn blocks<C: Step>(engine: &Engine, plan: &Plan, steps: usize, made_for: MadeFor) -> Self {
-        let home = engine.free_list().clone();
-        let states = if C::HAS_STATE && steps > 0 { (steps + 1) * plan.step_len(1) } else { 0 };
-        let (kept, states) = (home.take(steps * plan.step_len(C::SUMS)), home.take(states));
-        Self { memory: Memory::All, steps, kept, states, cell_states: Vec::new(), made_for, home }
-    }
-}
-
-impl Drop for SequenceTrace {
-    fn drop(&mut self) {
-        self.home.give(std::mem::take(&mut self.kept));
-        self.home.give(std::mem::take(&mut self.states));
+        Self { memory, blocks: TraceBlocks::new::<C>(engine, plan, steps), cell_states: Vec::new(), made_for }
     }
 }
 

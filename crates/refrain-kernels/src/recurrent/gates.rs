@@ -76,12 +76,12 @@ fn read<C: Step>(engine: &Engine, precision: Precision, shape: SequenceShape, in
                     to[batch.at(place, step) * shape.hidden_size + units.start..][..units.len()].copy_from_slice(from);
                 }
             };
-            let kept = &trace.kept[step * plan.step_len(C::SUMS) + tile * C::SUMS * block_len..];
+            let kept = &trace.blocks.kept[step * plan.step_len(C::SUMS) + tile * C::SUMS * block_len..];
             for ((_, gate), block) in gates.iter_mut().zip(kept.chunks_exact(block_len)) {
                 copy(gate, block);
             }
             if let Some(cell_state) = &mut cell_state {
-                copy(cell_state, &trace.states[(step + 1) * plan.step_len(1) + tile * block_len..][..block_len]);
+                copy(cell_state, &trace.blocks.states[(step + 1) * plan.step_len(1) + tile * block_len..][..block_len]);
             }
         }
     }

@@ -121,8 +121,8 @@ pub(super) struct FinishStep<'a, C, E: Encode, F> {
     pub(super) zoned: &'a mut [f32],
     /// The row block's hidden states after the step.
     pub(super) hidden: *mut u32,
-    /// Where that of a row after it goes: a `*mut f32`.
-    pub(super) output: F,
+    /// Where that of a row after it goes as an output: a `*mut f32`.
+    pub(super) output: Option<F>,
     pub(super) cell: PhantomData<(C, E)>,
 }
 
@@ -176,10 +176,10 @@ impl<C: Step, E: Encode, F: Fn(usize) -> *mut f32> FinishStep<'_, C, E, F> {
         if C::HAS_STATE {
             after[..count].copy_from_slice(&lanes.state[..count]);
         }
-        for (r, hidden) in work.lanes.hidden.as_chunks::<U>().0.iter().enumerate().take(rows) {
+        let outputs = self.output.iter().flat_map(|output| (0..rows).map(output));
+        for (hidden, to) in work.lanes.hidden.as_chunks::<U>().0.iter().zip(outputs) {
             // SAFETY: promised by the maker.
             unsafe {
-                let to = (self.output)(r);
                 // Twice, so that the common case has a constant length.
                 if self.present == U {
                     to.cast::<[f32; U]>().write_unaligned(*hidden);
@@ -188,14 +188,14 @@ impl<C: Step, E: Encode, F: Fn(usize) -> *mut f32> FinishStep<'_, C, E, F> {
                 }
             }
         }
+        if let Some(zoned) = zoned.get_mut(..count) {
+            zoned.copy_from_slice(&work.lanes.hidden[..count]);
+        }
         if self.present < U {
             // What padding makes of an infinite input is not a number, and would spoil the next step.
             for hidden in work.lanes.hidden.as_chunks_mut::<U>().0.iter_mut().take(rows) {
                 hidden[self.present..].fill(0.0);
             }
-        }
-        if let Some(zoned) = zoned.get_mut(..count) {
-            zoned.copy_from_slice(&work.lanes.hidden[..count]);
         }
         let hidden = match &mut work.extras {
             Some(extras) if options.hidden_dropout.is_some() => {
