@@ -224,6 +224,11 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                     let tile = if step % 2 == 0 { own.start + offset } else { own.end - 1 - offset };
                     self.tile(&tiles, &mut work, segment, index, step, tile);
                 }
+                if C::STATE_ENTERS_PRODUCTS {
+                    member.barrier();
+                }
+            }
+            if !C::STATE_ENTERS_PRODUCTS {
                 member.barrier();
             }
             self.input_gradient(member, &tiles, &mut work.sums, index);

@@ -184,7 +184,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         let chunks = Chunks::new(&plan, steps.len());
         let groups = chunks.steps.div_ceil(chunks.group);
         let mut input = engine.scratch(groups * plan.row_blocks * plan.left(input_size).len());
-        let mut hidden = engine.scratch(2 * plan.row_blocks * plan.left(plan.hidden_terms()).len());
+        let mut hidden = engine.scratch(2 * plan.row_blocks * plan.left(plan.recurrent_terms::<C>()).len());
         let (kept_steps, state_steps) =
             if trace.is_some() { (steps.len(), steps.len() + 1) } else { (chunks.steps, 2) };
         let untraced = usize::from(trace.is_none());
@@ -249,6 +249,12 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                     let tile = if step % 2 == 0 { own.start + offset } else { own.end - 1 - offset };
                     self.tile(&tiles, &mut work, step, tile);
                 }
+                if C::STATE_ENTERS_PRODUCTS {
+                    member.barrier();
+                }
+            }
+            if !C::STATE_ENTERS_PRODUCTS {
+                // The next chunk's input takes the place of this one's.
                 member.barrier();
             }
         }
@@ -279,7 +285,10 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 unsafe { self.packed.pack::<C>(plan, layer, panel) };
             }
         }
-        let packing = plan.left(plan.hidden_terms());
+        if !C::STATE_ENTERS_PRODUCTS {
+            return;
+        }
+        let packing = plan.left(plan.recurrent_terms::<C>());
         for row_block in member.share(plan.row_blocks) {
             let rows = plan.rows(row_block);
             // SAFETY: each row block belongs to one member until the barrier.
@@ -465,7 +474,8 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         if running.is_empty() {
             return;
         }
-        let (left, right) = (plan.left(plan.hidden_terms()), plan.right(plan.recurrent_terms::<C>()));
+        let terms = plan.recurrent_terms::<C>();
+        let (left, right) = (plan.left(terms), plan.right(terms));
         let hidden = |half: usize| self.hidden.pointer((half % 2 * plan.row_blocks + row_block) * left.len());
         let half = step - steps.start;
         let block_len = plan.block_len();
@@ -484,11 +494,11 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             format: plan.format,
             shape: plan.tile,
             rows: running.len(),
-            blocks: plan.format.blocks(plan.hidden_terms()),
+            blocks: plan.format.blocks(terms),
             left: hidden(half),
             right: self.packed.weight_hh.pointer(panel * right.len()),
         };
-        if !C::RECURRENT_SUMS.is_empty() {
+        if C::STATE_ENTERS_PRODUCTS {
             // SAFETY: the weights are packed, and the hidden states of the last step complete, since the barrier.
             unsafe { tiles.multiply(&product, &mut work.sums) };
         }

@@ -191,6 +191,9 @@ impl<C: Step, E: Encode, F: Fn(usize) -> *mut f32> FinishStep<'_, C, E, F> {
         if let Some(zoned) = zoned.get_mut(..count) {
             zoned.copy_from_slice(&work.lanes.hidden[..count]);
         }
+        if !C::STATE_ENTERS_PRODUCTS {
+            return;
+        }
         if self.present < U {
             // What padding makes of an infinite input is not a number, and would spoil the next step.
             for hidden in work.lanes.hidden.as_chunks_mut::<U>().0.iter_mut().take(rows) {
