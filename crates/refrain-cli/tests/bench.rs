@@ -192,6 +192,23 @@ fn a_peer_without_a_line_of_ours_is_named_with_what_it_printed() {
 }
 
 #[test]
+fn rounds_are_for_a_peer_alone() {
+    let scratch = Scratch::new();
+    assert_snapshot!(scratch.transcript("bench --rounds 2"), @"
+    exit status: 1
+    [stderr]
+    error: --rounds 2: there is no peer to take turns with
+    hint: name one with --peer; how often a case is timed is --repeats
+    ");
+    assert_snapshot!(scratch.transcript("bench options --rounds 2"), @"
+    exit status: 1
+    [stderr]
+    error: no peer has the cases of `options`
+    hint: they are held against each other: leave --rounds out
+    ");
+}
+
+#[test]
 fn an_unknown_case_is_answered_with_the_known_ones() {
     let scratch = Scratch::new();
     assert_snapshot!(scratch.transcript("bench generate --only h513"), @"
@@ -200,15 +217,17 @@ fn an_unknown_case_is_answered_with_the_known_ones() {
     error: --only h513: no case has this in its name
     hint: there are lstm-h512, lstm-h1024, gru-h512, lstm-h650-v10k, lstm-h512-b64
     ");
-    assert_snapshot!(scratch.transcript("bench --rounds 2"), @"
-    exit status: 2
+    assert_snapshot!(scratch.transcript("bench --only peep"), @"
+    exit status: 1
     [stderr]
-    error: the following required arguments were not provided:
-      --peer <COMMAND>
-
-    Usage: refrain bench --peer <COMMAND> --rounds <N> [KIND]
-
-    For more information, try '--help'.
+    error: --only peep: no case has this in its name
+    hint: `refrain bench options` has peepholes
+    ");
+    assert_snapshot!(scratch.transcript("bench layer --only t1k"), @"
+    exit status: 1
+    [stderr]
+    error: --only t1k: no case has this in its name
+    hint: `refrain bench memory` has all-t1k, every-100-t1k, square-root-t1k
     ");
     assert_snapshot!(scratch.transcript("bench --repeats 0"), @"
     exit status: 2

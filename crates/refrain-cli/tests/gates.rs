@@ -82,5 +82,14 @@ fn mistakes_are_one_line_and_a_hint() {
     error: cannot write nowhere/gates.svg: no such file or folder
     hint: check the spelling, and that nowhere exists
     ");
+    assert_snapshot!(mistake("Speak", "--json --units 5"), @"
+    exit status: 2
+    [stderr]
+    error: the argument '--json' cannot be used with '--units <N>'
+
+    Usage: refrain gates --text <TEXT> --threads <N> --kernel <NAME> --json <MODEL>
+
+    For more information, try '--help'.
+    ");
     assert_eq!(scratch.read("there.svg"), b"mine");
 }

@@ -409,9 +409,7 @@ fn help_says_what_every_column_of_a_benchmark_means() {
               torch_speed.py layer --threads 2`. Other lines on its stdout are passed over.
 
           --rounds <N>
-              Turns that either side takes
-
-              [default: 3]
+              Turns that either side takes [default: 3]
 
           --json
               Print one JSON object a case

@@ -34,20 +34,22 @@ fn layers(criterion: &mut Criterion) {
     let engine = engine();
     let mut group = criterion.benchmark_group("layer");
     group.sample_size(10);
-    for cell in [Cell::Lstm, Cell::Gru, Cell::RnnTanh] {
+    for cell in [Cell::Lstm, Cell::Gru, Cell::MinGru, Cell::RnnTanh] {
         for [hidden_size, batch_size, seq_len] in LAYERS {
             let shape = SequenceShape { cell, batch_size, seq_len, input_size: hidden_size, hidden_size };
             let (states, weights) = (batch_size * hidden_size, cell.num_gates() * hidden_size * hidden_size);
             let scale = (hidden_size as f32).sqrt().recip();
             let input = floats(states * seq_len, 1.0);
             let weight = floats(weights, scale);
+            // The minimal GRU has none.
+            let weight_hh = &weight[..cell.num_recurrent_gates() * hidden_size * hidden_size];
             let bias = floats(cell.num_biases() * hidden_size, scale);
             let state = vec![0.0; states];
             let cell_state = if cell.has_cell_state() { &state[..] } else { &[] };
             let inputs = SequenceInputs {
                 input: &input,
                 weight_ih: &weight,
-                weight_hh: &weight,
+                weight_hh,
                 bias: &bias,
                 hidden: &state,
                 cell_state,
@@ -58,8 +60,9 @@ fn layers(criterion: &mut Criterion) {
             };
             let mut output = vec![0.0; input.len()];
             let mut last = [state.clone(), cell_state.to_vec()];
-            let mut gradients = [input.clone(), weight.clone(), weight.clone(), bias.clone()];
-            group.throughput(Throughput::Elements((3 * 2 * 2 * weights * batch_size * seq_len) as u64));
+            let mut gradients = [input.clone(), weight.clone(), weight_hh.to_vec(), bias.clone()];
+            let products = weights + weight_hh.len();
+            group.throughput(Throughput::Elements((3 * 2 * products * batch_size * seq_len) as u64));
             for precision in [Precision::F32, Precision::Bf16] {
                 let name = format!("{cell:?}-{precision:?}-h{hidden_size}-b{batch_size}-t{seq_len}");
                 group.bench_function(name, |bencher| {

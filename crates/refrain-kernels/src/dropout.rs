@@ -80,7 +80,7 @@ pub fn variational_dropout(
 }
 
 /// Sequences `[batch_size, seq_len, num_features]` times a row of factors for each, `[batch_size, num_features]`.
-pub(crate) fn scale_sequences(
+fn scale_sequences(
     engine: &Engine,
     factors: &[f32],
     [batch_size, seq_len, num_features]: [usize; 3],
@@ -102,10 +102,11 @@ pub(crate) fn scale_sequences(
     });
 }
 
-struct Product<'a> {
-    factors: &'a [f32],
-    input: &'a [f32],
-    output: &'a mut [f32],
+/// An input times factors, of which 0 leaves nothing of it, whatever it is.
+pub(crate) struct Product<'a> {
+    pub(crate) factors: &'a [f32],
+    pub(crate) input: &'a [f32],
+    pub(crate) output: &'a mut [f32],
 }
 
 impl Kernel for Product<'_> {

@@ -10,6 +10,7 @@
 //! | [`recurrent`] | whole sequences of LSTM, GRU and RNN, forward and backward, and single steps |
 //! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies, in chunks of logits |
 //! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
+//! | [`concat`] | features side by side |
 //! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
 //! | [`activation`] | vectorised exp, tanh and sigmoid |
 //! | [`allocator`] | keeps freed memory in the process |
@@ -35,6 +36,7 @@ pub mod activation;
 pub mod allocator;
 pub mod arch;
 pub mod column_sums;
+pub mod concat;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod engine;
@@ -56,6 +58,7 @@ pub use activation::{exp, sigmoid, tanh};
 pub use allocator::keep_freed_memory;
 pub use arch::{Bf16Support, EnvironmentIsaError, Isa, ParseIsaError};
 pub use column_sums::column_sums;
+pub use concat::{concat_features, split_features};
 pub use cross_entropy::{LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
 pub use dropout::{DropoutKey, dropout, events, variational_dropout};
 pub use engine::{Engine, EngineError};

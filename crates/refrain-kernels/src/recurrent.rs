@@ -47,7 +47,6 @@ mod variant;
 use crate::arch::Isa;
 use crate::engine::Engine;
 use crate::format::Precision;
-use crate::scratch::FreeList;
 use crate::shape::elements;
 use batch::Batch;
 use cell::Step;
@@ -55,6 +54,7 @@ pub use gates::{SequenceGates, sequence_gates};
 pub use int8::Int8Matrix;
 pub use options::{Dropped, Events, SequenceOptions, Zoneout};
 use plan::Plan;
+use segments::TraceBlocks;
 pub use stepper::{StepInput, StepMatrix, StepWeights, WeightFormat};
 
 /// A recurrent cell.
@@ -233,16 +233,11 @@ pub enum Memory {
 #[derive(Debug)]
 pub struct SequenceTrace {
     memory: Memory,
-    /// Steps that the blocks have room for: none where not all is kept.
-    steps: usize,
-    /// By step and tile: the blocks that the cell keeps; or, where a step has several phases, its records.
-    kept: Vec<f32>,
-    /// By step, from the one before the first, and tile: the state beside the products.
-    states: Vec<f32>,
+    /// All steps, or none where not all is kept; where a step has several phases, their records.
+    blocks: TraceBlocks,
     /// Where not all is kept, the cell states before each segment.
     cell_states: Vec<f32>,
     made_for: MadeFor,
-    home: FreeList,
 }
 
 /// What the two passes must have in common: by these the steps are cut.
@@ -274,33 +269,15 @@ impl SequenceTrace {
         memory: Memory,
         inputs: &SequenceInputs,
     ) -> Self {
-        let made_for = MadeFor::new(engine, precision, shape, inputs);
-        let mut trace = if inputs.variant.is_plain() {
-            let steps = if memory == Memory::All { shape.seq_len } else { 0 };
-            Self::blocks::<C>(engine, &Plan::new::<C>(engine, precision, shape), steps, made_for)
+        let steps = if memory == Memory::All { shape.seq_len } else { 0 };
+        let blocks = if inputs.variant.is_plain() {
+            TraceBlocks::new::<C>(engine, &Plan::new::<C>(engine, precision, shape), steps)
         } else {
-            let kept = if memory == Memory::All { phased::kept_len::<C>(engine, precision, shape, inputs) } else { 0 };
-            let home = engine.free_list().clone();
-            let kept = home.take(kept);
-            Self { memory, steps: 0, kept, states: Vec::new(), cell_states: Vec::new(), made_for, home }
+            let records =
+                if memory == Memory::All { phased::kept_len::<C>(engine, precision, shape, inputs) } else { 0 };
+            TraceBlocks::records(engine, records)
         };
-        trace.memory = memory;
-        trace
-    }
-
-    /// Room for so many steps.
-    fn blocks<C: Step>(engine: &Engine, plan: &Plan, steps: usize, made_for: MadeFor) -> Self {
-        let home = engine.free_list().clone();
-        let states = if C::HAS_STATE && steps > 0 { (steps + 1) * plan.step_len(1) } else { 0 };
-        let (kept, states) = (home.take(steps * plan.step_len(C::SUMS)), home.take(states));
-        Self { memory: Memory::All, steps, kept, states, cell_states: Vec::new(), made_for, home }
-    }
-}
-
-impl Drop for SequenceTrace {
-    fn drop(&mut self) {
-        self.home.give(std::mem::take(&mut self.kept));
-        self.home.give(std::mem::take(&mut self.states));
+        Self { memory, blocks, cell_states: Vec::new(), made_for: MadeFor::new(engine, precision, shape, inputs) }
     }
 }
 

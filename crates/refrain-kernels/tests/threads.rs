@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::sequence::{backward_after, forward, forward_traced, full_gradient, with_options};
+use common::sequence::{backward_after, forward, forward_traced, full_gradient, gates, with_options};
 use common::sequence_reference::Problem;
 use common::{Noise, PRECISIONS, bits};
 use refrain_kernels::{
@@ -60,7 +60,7 @@ fn products() {
     }
 }
 
-/// Everything that a layer computes, forward and backward.
+/// Everything that a layer computes, forward and backward, and what its gates did.
 fn layer(engine: &Engine, precision: Precision, problem: &Problem) -> Vec<Vec<f32>> {
     let untraced = forward(engine, precision, problem);
     let (written, trace) = forward_traced(engine, precision, problem);
@@ -69,6 +69,7 @@ fn layer(engine: &Engine, precision: Precision, problem: &Problem) -> Vec<Vec<f3
     for written in [untraced, written] {
         all.extend([written.output, written.last_hidden, written.last_cell_state]);
     }
+    all.extend(gates(engine, precision, problem).into_iter().map(|(_, values)| values));
     all
 }
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Each layer is run once to warm up, then both take turns, and the medians are compared. All have biases; both GRUs reset after the
-//! recurrent product, as PyTorch's.
+//! recurrent product, as PyTorch's. Threads, kernel and the machine's measure, as of `refrain bench`, go to stderr.
 
 #![expect(clippy::print_stdout, reason = "an example prints")]
 
@@ -14,6 +14,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use refrain::kernels::Engine;
+use refrain::kernels::measure::{fma_peak, read_bandwidth};
 use refrain::nn::{
     Bidirectional, BidirectionalConfig, GruConfig, Initializer, LayerConfig, LstmConfig, RnnConfig, StackConfig,
 };
@@ -28,6 +30,11 @@ fn main() {
     refrain::kernels::keep_freed_memory();
     let only = std::env::args().nth(1).unwrap_or_default();
     let device = Device::flex().autodiff();
+    let engine = Engine::current();
+    let (threads, isa) = (engine.num_threads(), engine.isa());
+    eprintln!("computing   ours with {threads} threads, kernel {isa}; Burn with as many as it chooses");
+    let (peak, bandwidth) = (fma_peak(&engine) / 1e9, read_bandwidth(&engine) / 1e9);
+    eprintln!("machine     peak {peak:.1} GFLOP/s, memory {bandwidth:.1} GB/s");
     println!("| layer | Burn, ms | Refrain, ms | Burn / Refrain |");
     println!("|---|---|---|---|");
     for [hidden_size, batch_size, seq_len, turns] in SIZES {

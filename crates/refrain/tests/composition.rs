@@ -5,12 +5,14 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, activation};
+use refrain::nn::fused::FusedOps;
 use refrain::nn::{
-    Bidirectional, BidirectionalConfig, BidirectionalState, Cell, Connection, Direction, Gru, GruConfig, Initializer,
-    InputGate, Layer, LayerConfig, Lstm, LstmConfig, Merge, Nonlinearity, Precision, RecurrentOptions, RecurrentState,
-    ResetGate, Rnn, RnnConfig, Stack, StackConfig, Wiring,
+    Bidirectional, BidirectionalConfig, BidirectionalState, Cell, Connection, Detach, Direction, Gru, GruConfig,
+    Initializer, InputGate, Layer, LayerConfig, Lstm, LstmConfig, Merge, Nonlinearity, Precision, RecurrentOptions,
+    RecurrentState, ResetGate, Rnn, RnnConfig, Stack, StackConfig, Wiring,
 };
 use support::{Golden, assert_close, assert_same_bits, numbers, values};
 
@@ -452,4 +454,47 @@ fn a_direction_of_a_stack_is_that_of_its_layers() {
     let (below, _) = stack.layers[0].forward_in(Direction::Backward, input, Some(&LENGTHS), None, None);
     let (above, _) = stack.layers[1].forward_in(Direction::Backward, below.clone(), Some(&LENGTHS), None, None);
     assert_same_bits("output", &values(output), &values(above + below));
+}
+
+#[test]
+fn features_side_by_side_are_as_burn_lays_them_gradients_included() {
+    let device = Device::flex().autodiff();
+    for [batch_size, seq_len, left_size, right_size] in [[2, 3, 4, 4], [1, 1, 1, 5], [3, 0, 2, 2], [33, 40, 31, 64]] {
+        let left = numbers::<3>([batch_size, seq_len, left_size], 1, &device).require_grad();
+        let right = numbers::<3>([batch_size, seq_len, right_size], 2, &device);
+        for right in [right.clone().require_grad(), right.swap_dims(0, 1).swap_dims(0, 1)] {
+            let fused = {
+                let [left, right] = [&left, &right].map(|tensor| tensor.clone().into_dispatch());
+                Tensor::<3>::from_dispatch(<Dispatch as FusedOps>::concat_features(left, right))
+            };
+            let [found, expected] = [fused, Tensor::cat(vec![left.clone(), right.clone()], 2)].map(|both| {
+                let gradients = (both.clone() * both.clone()).sum().backward();
+                let gradient = |of: &Tensor<3>| of.grad(&gradients).map(values);
+                (values(both.inner()), gradient(&left), gradient(&right))
+            });
+            assert_eq!(found, expected, "{batch_size} × {seq_len} × ({left_size} + {right_size})");
+        }
+    }
+}
+
+#[test]
+fn detached_states_of_both_directions_end_the_gradient() {
+    let device = Device::flex().autodiff();
+    let layer = LstmConfig::new(3, 4);
+    let both = BidirectionalConfig::new(StackConfig::uniform(layer, 2)).init(&mut Initializer::new(1, &device));
+    let reaches = |carry: fn(BidirectionalState) -> BidirectionalState| {
+        let early: Tensor<3> = numbers([2, 3, 3], 1, &device).require_grad();
+        let (_, state) = both.forward(early.clone(), None, None, None);
+        let numbers_before: Vec<Vec<f32>> = hidden_states(state.clone());
+        let carried = carry(state);
+        assert_eq!(hidden_states(carried.clone()), numbers_before);
+        let (output, _) = both.forward(numbers([2, 3, 3], 2, &device), None, Some(carried), None);
+        early.grad(&output.sum().backward()).is_some()
+    };
+    assert!(reaches(|state| state));
+    assert!(!reaches(Detach::detach));
+}
+
+fn hidden_states(states: BidirectionalState) -> Vec<Vec<f32>> {
+    states.into_iter().flatten().flatten().map(|state| values(state.hidden.inner())).collect()
 }

@@ -495,7 +495,7 @@ fn directions_of_different_layers_are_no_module() {
     assert!(matches!(both(Vec::new()), Err(InteropError::MixedStack { layer: 0, .. })));
 }
 
-/// What we write, of layers or, where there is a projection, as plain numbers: PyTorch was seen to read it.
+/// What we write of our layers: PyTorch was seen to read it.
 const OURS: [(&str, Nonlinearity); 8] = [
     ("lstm", Nonlinearity::Tanh),
     ("lstm-deep", Nonlinearity::Tanh),
@@ -511,18 +511,12 @@ fn ours(name: &str, nonlinearity: Nonlinearity) -> StateDict {
     let rnn = read(&format!("{name}.pt")).rnn().expect("a module");
     let mut dict = StateDict::default();
     let device = Device::flex();
-    let module = match (rnn.is_bidirectional(), rnn.projection_size) {
-        (_, Some(_)) => rnn,
-        (true, None) => {
-            let module = rnn.bidirectional(nonlinearity, &device).expect("two directions");
-            PyTorchRnn::try_from(&module).expect("one cell")
-        }
-        (false, None) => {
-            let stack = rnn.stack(nonlinearity, &device).expect("one direction");
-            PyTorchRnn::try_from(&stack).expect("one cell")
-        }
+    let module = if rnn.is_bidirectional() {
+        PyTorchRnn::try_from(&rnn.bidirectional(nonlinearity, &device).expect("two directions"))
+    } else {
+        PyTorchRnn::try_from(&rnn.stack(nonlinearity, &device).expect("one direction"))
     };
-    dict.insert_rnn("", &module);
+    dict.insert_rnn("", &module.expect("one cell"));
     dict
 }
 

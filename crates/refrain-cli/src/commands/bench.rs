@@ -10,10 +10,11 @@ mod work;
 
 use std::num::NonZeroUsize;
 
+use clap::ValueEnum;
 use refrain::kernels::Engine;
 use refrain::nn::Precision;
 
-use self::cases::{Kind, Subject};
+use self::cases::{Case, Kind, Subject};
 use self::peer::{Comparison, Contest};
 use self::report::{Machine, Record, Table};
 use self::work::Models;
@@ -60,9 +61,9 @@ pub(crate) struct Args {
     /// Other lines on its stdout are passed over.
     #[arg(long, value_name = "COMMAND")]
     peer: Option<String>,
-    /// Turns that either side takes
-    #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one, requires = "peer")]
-    rounds: NonZeroUsize,
+    /// Turns that either side takes [default: 3]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    rounds: Option<NonZeroUsize>,
     /// Print one JSON object a case
     #[arg(long)]
     json: bool,
@@ -72,6 +73,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     engine: EngineArgs,
 }
+
+/// Turns of either side: the fewest of which one is in the middle.
+const ROUNDS: NonZeroUsize = NonZeroUsize::new(3).expect("it is 3");
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let subjects = subjects(args)?;
@@ -92,10 +96,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// The cases that the arguments name.
 fn subjects(args: &Args) -> anyhow::Result<Vec<Subject>> {
     let kinds = args.kind.map_or(Kind::OF_PEERS.to_vec(), |kind| vec![kind]);
-    if let (Some(kind), Some(_)) = (kinds.iter().find(|kind| !Kind::OF_PEERS.contains(kind)), &args.peer) {
+    let beside = [("--peer", args.peer.is_some()), ("--rounds", args.rounds.is_some())];
+    let beside = beside.into_iter().find_map(|(flag, given)| given.then_some(flag));
+    if let (Some(kind), Some(flag)) = (kinds.iter().find(|kind| !Kind::OF_PEERS.contains(kind)), beside) {
         return Err(Usage::error(
             format!("no peer has the cases of `{}`", kind.name()),
-            "they are held against each other: leave --peer out",
+            format!("they are held against each other: leave {flag} out"),
+        ));
+    }
+    if let (Some(rounds), None) = (args.rounds, &args.peer) {
+        return Err(Usage::error(
+            format!("--rounds {rounds}: there is no peer to take turns with"),
+            "name one with --peer; how often a case is timed is --repeats",
         ));
     }
     let cases: Vec<_> = kinds.iter().flat_map(|&kind| kind.cases().iter().map(move |&case| (kind, case))).collect();
@@ -114,18 +126,30 @@ fn subjects(args: &Args) -> anyhow::Result<Vec<Subject>> {
         ));
     }
     if subjects.is_empty() {
-        let mut names: Vec<&str> = Vec::new();
-        for (_, case) in cases {
-            if !names.contains(&case.name) {
-                names.push(case.name);
-            }
-        }
+        let others = Kind::value_variants().iter().filter(|kind| !kinds.contains(kind));
+        let others = others.filter_map(|kind| {
+            let names = names(kind.cases().iter().filter(|case| case.name.contains(&args.only)));
+            (!names.is_empty()).then(|| format!("`refrain bench {}` has {}", kind.name(), names.join(", ")))
+        });
+        let elsewhere = others.collect::<Vec<_>>().join("; ");
+        let there_are = || format!("there are {}", names(cases.iter().map(|(_, case)| case)).join(", "));
         return Err(Usage::error(
             format!("--only {}: no case has this in its name", args.only),
-            format!("there are {}", names.join(", ")),
+            if elsewhere.is_empty() { there_are() } else { elsewhere },
         ));
     }
     Ok(subjects)
+}
+
+/// The names of cases, each once.
+fn names<'a>(cases: impl Iterator<Item = &'a Case>) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for Case { name, .. } in cases {
+        if !names.contains(name) {
+            names.push(*name);
+        }
+    }
+    names
 }
 
 /// Reports each case as soon as it is timed.
@@ -165,8 +189,9 @@ fn beside(
 ) -> anyhow::Result<()> {
     let mut models = Models::default();
     let mut contests: Vec<Contest<'_>> = subjects.iter().map(Contest::new).collect();
-    for round in 1..=args.rounds.get() {
-        let progress = format!("round {round} of {}", args.rounds);
+    let rounds = args.rounds.unwrap_or(ROUNDS);
+    for round in 1..=rounds.get() {
+        let progress = format!("round {round} of {rounds}");
         let mut ours = Vec::with_capacity(subjects.len());
         for subject in subjects {
             console.status(&format!("{progress}: {subject}"));

@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     layer: NonZeroUsize,
     /// How many units to draw
-    #[arg(long, value_name = "N", default_value = "24", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "24", value_parser = at_least_one, conflicts_with = "json")]
     units: NonZeroUsize,
     /// The picture to write, which must not exist yet [default: stdout]
     #[arg(long, value_name = "FILE", conflicts_with = "json")]

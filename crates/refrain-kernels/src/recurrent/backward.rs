@@ -39,15 +39,8 @@ pub(super) fn backward<C: Step>(
     out: SequenceGradients,
 ) {
     let shape = trace.made_for.shape;
-    let SequenceShape { batch_size, seq_len, hidden_size, .. } = shape;
-    let recalled = [(1, inputs.hidden), (seq_len, output)]
-        .map(|(steps, values)| inputs.options.recalled(engine, [batch_size, steps, hidden_size], values));
-    let source = Source {
-        inputs,
-        output,
-        recalled: [recalled[0].as_deref().unwrap_or(inputs.hidden), recalled[1].as_deref().unwrap_or(output)],
-        grad,
-    };
+    let recall_factors = inputs.options.recall_factors([shape.batch_size, shape.hidden_size]);
+    let source = Source { inputs, output, recall_factors, grad };
     let plan = BackwardPlan::new::<C>(Plan::new::<C>(engine, precision, shape));
     with_encoding!(plan.forward.format, E => TimeLoop::<C, E>::run(engine, plan, batch, &source, trace, out));
 }
@@ -56,8 +49,8 @@ pub(super) fn backward<C: Step>(
 pub(super) struct Source<'a> {
     pub(super) inputs: &'a SequenceInputs<'a>,
     pub(super) output: &'a [f32],
-    /// The initial hidden state and the output as the recurrent products read them.
-    recalled: [&'a [f32]; 2],
+    /// What the recurrent products read hidden states with, `[batch_size, hidden_size]`, where that is not as they are.
+    recall_factors: Option<Vec<f32>>,
     grad: OutputGradients<'a>,
 }
 
@@ -109,6 +102,8 @@ struct TimeLoop<'a, C, E> {
 struct Work<E: Encode> {
     sums: Sums,
     step: StepWork<E>,
+    /// Features of a tile, by term, as the recurrent products read them.
+    recalled: Vec<f32>,
 }
 
 impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
@@ -192,7 +187,8 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     fn member(&self, member: Member, segment: &Segment) {
         let plan = &self.plan;
         let tiles = plan.forward.arch.tiles();
-        let mut work = Work::<E> { sums: Sums::new(), step: StepWork::new(&self.source.inputs.options) };
+        let mut work =
+            Work::<E> { sums: Sums::new(), step: StepWork::new(&self.source.inputs.options), recalled: Vec::new() };
         let own = member.share(plan.tiles());
         if segment.chunks.end == self.chunks.len() {
             self.pack_weights(member);
@@ -202,7 +198,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
         for index in segment.chunks.clone().rev() {
             let chunk = &self.chunks[index];
-            self.pack_features(member, chunk);
+            self.pack_features(member, &mut work.recalled, chunk);
             self.pad_columns(member, chunk);
             member.barrier();
             for step in chunk.steps.clone().rev() {
@@ -211,6 +207,11 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                     let tile = if step % 2 == 0 { own.start + offset } else { own.end - 1 - offset };
                     self.tile(&tiles, &mut work, segment, index, step, tile);
                 }
+                if C::STATE_ENTERS_PRODUCTS {
+                    member.barrier();
+                }
+            }
+            if !C::STATE_ENTERS_PRODUCTS {
                 member.barrier();
             }
             self.input_gradient(member, &tiles, &mut work.sums, index);

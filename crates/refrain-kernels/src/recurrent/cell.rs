@@ -61,6 +61,8 @@ pub(super) trait Step: Sync + 'static {
     /// The input's product of gate g joins sum g.
     const RECURRENT_SUMS: &'static [usize];
     const GATES: usize = Self::INPUT_GATES.len();
+    /// Whether any product reads the state: what none reads is not packed, and no member waits for it.
+    const STATE_ENTERS_PRODUCTS: bool = !Self::RECURRENT_SUMS.is_empty();
     /// Sums of a unit, and biases.
     const SUMS: usize;
     /// Whether there is a state beside the products.

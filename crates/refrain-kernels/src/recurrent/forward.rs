@@ -7,13 +7,12 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::backward_plan::BackwardPlan;
 use super::batch::Batch;
 use super::cell::Step;
 use super::options::SequenceOptions;
 use super::packed_layer::{Layer, PackedLayer, SharedLayer};
 use super::plan::Plan;
-use super::segments::steps_of;
+use super::segments::TraceBlocks;
 use super::step::{FinishStep, StartSums, Work};
 use super::{Memory, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace};
 use crate::arch::Tiles;
@@ -34,7 +33,7 @@ pub(super) fn forward<C: Step>(
     shape: SequenceShape,
     inputs: &SequenceInputs,
     outputs: SequenceOutputs,
-    trace: Option<&mut SequenceTrace>,
+    mut trace: Option<&mut SequenceTrace>,
 ) {
     let SequenceOutputs { output, last_hidden, last_cell_state } = outputs;
     // Those of sequences without a step.
@@ -52,49 +51,25 @@ pub(super) fn forward<C: Step>(
     let layer = Layer { weight_ih: inputs.weight_ih, weight_hh: inputs.weight_hh, bias: inputs.bias };
     let mut packed = PackedLayer::new::<C>(&plan, engine.free_list());
     let packed = packed.shared();
-    let state = [shape.batch_size, 1, shape.hidden_size];
-    let Some(trace) = trace else {
-        let whole = Span { steps: 0..batch.steps(), stored: 0..shape.seq_len };
-        let recalled = inputs.options.recalled(engine, state, inputs.hidden);
-        let given = Given::new(inputs, inputs.hidden, recalled.as_deref(), inputs.cell_state);
-        let written = Written { output, last_hidden: Some(last_hidden), last_cell_state };
-        with_encoding!(plan.format, E => {
-            TimeLoop::<C, E>::run(engine, plan, &batch, whole, (packed, Some(layer)), given, written, None);
-        });
-        return;
-    };
-    let chunks = BackwardPlan::new::<C>(plan).chunks(&batch).into_iter().map(|chunk| chunk.steps).collect::<Vec<_>>();
-    for (index, segment) in trace.memory.segments(&chunks).iter().enumerate() {
-        let span = Span { steps: steps_of(&chunks, segment), stored: 0..shape.seq_len };
+    let memory = trace.as_ref().map_or(Memory::All, |trace| trace.memory);
+    for (index, steps) in memory.spans::<C>(plan, &batch).into_iter().enumerate() {
         // The last states so far are those before the segment.
         let (hidden, cell_state) = (last_hidden.to_vec(), last_cell_state.to_vec());
-        let recalled = inputs.options.recalled(engine, state, &hidden);
+        let recalled = inputs.options.recalled(engine, [shape.batch_size, shape.hidden_size], &hidden);
         let given = Given::new(inputs, &hidden, recalled.as_deref(), &cell_state);
-        let written = Written { output, last_hidden: Some(last_hidden), last_cell_state };
+        let written = Written { output: Some(output), last_hidden: Some(last_hidden), last_cell_state };
         let weights = (packed, (index == 0).then_some(layer));
-        let whole = trace.memory == Memory::All;
-        if !whole {
-            trace.cell_states.extend_from_slice(&cell_state);
-        }
-        let trace = whole.then_some(&mut *trace);
+        let blocks = trace.as_deref_mut().and_then(|trace| trace.room_after(&cell_state));
         with_encoding!(plan.format, E => {
-            TimeLoop::<C, E>::run(engine, plan, &batch, span, weights, given, written, trace);
+            TimeLoop::<C, E>::run(engine, plan, &batch, steps, weights, given, written, blocks);
         });
     }
 }
 
-/// The steps of a pass.
-#[derive(Clone, Debug)]
-pub(super) struct Span {
-    pub(super) steps: Range<usize>,
-    /// The steps that the output has room for.
-    pub(super) stored: Range<usize>,
-}
-
 /// What a pass writes; the states are those of sequences that end in it or go on after it.
 pub(super) struct Written<'a> {
-    /// `[batch_size, stored steps, hidden_size]`
-    pub(super) output: &'a mut [f32],
+    /// `[batch_size, seq_len, hidden_size]`
+    pub(super) output: Option<&'a mut [f32]>,
     /// `[batch_size, hidden_size]`
     pub(super) last_hidden: Option<&'a mut [f32]>,
     /// `[batch_size, hidden_size]`, or empty
@@ -137,7 +112,7 @@ impl<'a> Given<'a> {
 pub(super) struct TimeLoop<'a, C, E> {
     plan: Plan,
     batch: &'a Batch,
-    span: Span,
+    steps: Range<usize>,
     chunks: Chunks,
     packed: SharedLayer<'a>,
     /// What is still to be packed.
@@ -151,7 +126,9 @@ pub(super) struct TimeLoop<'a, C, E> {
     kept: Ring<'a>,
     /// By step, from the one before the first, and tile.
     states: Ring<'a>,
-    output: SharedSlice<'a, f32>,
+    /// By tile: the hidden state before a step, where zoneout reads it and it is not that state already.
+    zoned: SharedSlice<'a, f32>,
+    output: Option<SharedSlice<'a, f32>>,
     last_hidden: Option<SharedSlice<'a, f32>>,
     last_cell_state: SharedSlice<'a, f32>,
     cell: PhantomData<(C, E)>,
@@ -197,19 +174,19 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         engine: &Engine,
         plan: Plan,
         batch: &Batch,
-        span: Span,
+        steps: Range<usize>,
         (packed, layer): (SharedLayer, Option<Layer>),
         inputs: Given,
         written: Written,
-        trace: Option<&mut SequenceTrace>,
+        trace: Option<&mut TraceBlocks>,
     ) {
         let SequenceShape { batch_size, input_size, hidden_size, .. } = plan.shape;
-        let steps = span.steps.len();
-        let chunks = Chunks::new(&plan, steps);
+        let chunks = Chunks::new(&plan, steps.len());
         let groups = chunks.steps.div_ceil(chunks.group);
         let mut input = engine.scratch(groups * plan.row_blocks * plan.left(input_size).len());
-        let mut hidden = engine.scratch(2 * plan.row_blocks * plan.left(plan.hidden_terms()).len());
-        let (kept_steps, state_steps) = if trace.is_some() { (steps, steps + 1) } else { (chunks.steps, 2) };
+        let mut hidden = engine.scratch(2 * plan.row_blocks * plan.left(plan.recurrent_terms::<C>()).len());
+        let (kept_steps, state_steps) =
+            if trace.is_some() { (steps.len(), steps.len() + 1) } else { (chunks.steps, 2) };
         let untraced = usize::from(trace.is_none());
         let mut untraced_kept = engine.scratch(untraced * kept_steps * plan.step_len(C::SUMS));
         let mut untraced_states = engine.scratch(untraced * state_steps * plan.step_len(1));
@@ -217,12 +194,14 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             Some(trace) => (&mut trace.kept[..], &mut trace.states[..]),
             None => (&mut untraced_kept[..], &mut untraced_states[..]),
         };
-        let first = span.steps.start;
+        let zones = inputs.options.zoneout_hidden.is_some() && !C::STATE_IS_HIDDEN;
+        let mut zoned = engine.scratch(usize::from(zones) * plan.step_len(1));
+        let first = steps.start;
         let ring = |blocks, steps, count| Ring { blocks, first, steps, step_len: plan.step_len(count) };
         let time_loop = TimeLoop::<C, E> {
             plan,
             batch,
-            span,
+            steps,
             chunks,
             packed,
             layer,
@@ -231,7 +210,8 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             hidden: SharedSlice::new(hidden.words_mut()),
             kept: ring(SharedSlice::new(kept), kept_steps, C::SUMS),
             states: ring(SharedSlice::new(states), state_steps, 1),
-            output: SharedSlice::new(written.output),
+            zoned: SharedSlice::new(&mut zoned),
+            output: written.output.map(SharedSlice::new),
             last_hidden: written.last_hidden.map(SharedSlice::new),
             last_cell_state: SharedSlice::new(written.last_cell_state),
             cell: PhantomData,
@@ -246,10 +226,10 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         self.prepare(member);
         let own = member.share(self.plan.tiles());
         for tile in own.clone() {
-            self.initial_state(tile);
+            self.initial_states(tile);
         }
-        for first in self.span.steps.clone().step_by(self.chunks.steps) {
-            let steps = first..(first + self.chunks.steps).min(self.span.steps.end);
+        for first in self.steps.clone().step_by(self.chunks.steps) {
+            let steps = first..(first + self.chunks.steps).min(self.steps.end);
             match self.inputs.input {
                 Input::Features(input) => {
                     self.pack_input(member, input, &steps);
@@ -269,22 +249,29 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                     let tile = if step % 2 == 0 { own.start + offset } else { own.end - 1 - offset };
                     self.tile(&tiles, &mut work, step, tile);
                 }
+                if C::STATE_ENTERS_PRODUCTS {
+                    member.barrier();
+                }
+            }
+            if !C::STATE_ENTERS_PRODUCTS {
+                // The next chunk's input takes the place of this one's.
                 member.barrier();
             }
         }
-        self.clear_padding(member);
+        if self.steps.end == self.batch.steps() {
+            self.clear_padding(member);
+        }
     }
 
     /// Zeros where sequences have ended, for a member's share of them.
     fn clear_padding(&self, member: Member) {
-        let (hidden_size, Range { start, end }) = (self.plan.shape.hidden_size, self.span.stored.clone());
-        for place in member.share(self.plan.shape.batch_size) {
-            let ended = self.batch.length(place).clamp(start, end);
-            if ended < end {
-                let (first, count) = (self.batch.row(place) * (end - start) + ended - start, end - ended);
-                // SAFETY: no step writes there, and each sequence belongs to one member.
-                unsafe { self.output.part_mut(first * hidden_size, count * hidden_size) }.fill(0.0);
-            }
+        let Some(output) = self.output else { return };
+        let SequenceShape { batch_size, seq_len, hidden_size, .. } = self.plan.shape;
+        for place in member.share(batch_size) {
+            let length = self.batch.length(place);
+            let (first, count) = (self.batch.row(place) * seq_len + length, seq_len - length);
+            // SAFETY: no step writes there, and each sequence belongs to one member.
+            unsafe { output.part_mut(first * hidden_size, count * hidden_size) }.fill(0.0);
         }
     }
 
@@ -298,7 +285,10 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 unsafe { self.packed.pack::<C>(plan, layer, panel) };
             }
         }
-        let packing = plan.left(plan.hidden_terms());
+        if !C::STATE_ENTERS_PRODUCTS {
+            return;
+        }
+        let packing = plan.left(plan.recurrent_terms::<C>());
         for row_block in member.share(plan.row_blocks) {
             let rows = plan.rows(row_block);
             // SAFETY: each row block belongs to one member until the barrier.
@@ -317,26 +307,38 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         }
     }
 
-    /// The state of a tile before the first step.
-    fn initial_state(&self, tile: usize) {
-        if !C::HAS_STATE {
-            return;
-        }
+    /// The states of a tile before the first step, as blocks.
+    fn initial_states(&self, tile: usize) {
         let Self { plan, inputs, .. } = self;
         let hidden_size = plan.shape.hidden_size;
-        let from = if plan.shape.cell.has_cell_state() { inputs.cell_state } else { inputs.hidden };
         let (panel, row_block) = plan.position(tile);
         let units = plan.units(panel);
-        // SAFETY: the tile is this member's.
-        let to = unsafe {
-            self.states
-                .blocks
-                .part_mut(self.states.start(self.span.steps.start) + tile * plan.block_len(), plan.block_len())
+        let fill = |to: &mut [f32], from: &[f32]| {
+            to.fill(0.0);
+            for (place, to) in plan.rows(row_block).zip(to.chunks_exact_mut(plan.units)) {
+                to[..units.len()].copy_from_slice(&from[self.batch.row(place) * hidden_size..][units.clone()]);
+            }
         };
-        to.fill(0.0);
-        for (place, to) in plan.rows(row_block).zip(to.chunks_exact_mut(plan.units)) {
-            to[..units.len()].copy_from_slice(&from[self.batch.row(place) * hidden_size..][units.clone()]);
+        if C::HAS_STATE {
+            let start = self.states.start(self.steps.start) + tile * plan.block_len();
+            // SAFETY: the tile is this member's.
+            let to = unsafe { self.states.blocks.part_mut(start, plan.block_len()) };
+            fill(to, if C::STATE_IS_HIDDEN { inputs.hidden } else { inputs.cell_state });
         }
+        // SAFETY: as above.
+        fill(unsafe { self.zoned_block(tile) }, inputs.hidden);
+    }
+
+    /// The hidden state of a tile for zoneout, or nothing.
+    ///
+    /// # Safety
+    ///
+    /// The tile must be the calling member's, and its block not be borrowed elsewhere.
+    #[expect(clippy::mut_from_ref, reason = "a part of what the members share out among them")]
+    unsafe fn zoned_block(&self, tile: usize) -> &mut [f32] {
+        let len = if self.zoned.is_empty() { 0 } else { self.plan.block_len() };
+        // SAFETY: by contract.
+        unsafe { self.zoned.part_mut(tile * len, len) }
     }
 
     /// The steps of a group, and where its input is packed.
@@ -462,19 +464,9 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         unsafe { self.kept.blocks.part_mut(self.kept.start(step) + tile * len, len) }
     }
 
-    /// Where the output of a sequence's step is stored, as a number of hidden states.
-    fn stored(&self, place: usize, step: usize) -> usize {
-        let Range { start, end } = self.span.stored;
-        if end - start == self.plan.shape.seq_len {
-            self.batch.at(place, step)
-        } else {
-            self.batch.row(place) * (end - start) + step - start
-        }
-    }
-
     /// One step of a tile.
     fn tile(&self, tiles: &Tiles, work: &mut Work<E>, step: usize, tile: usize) {
-        let Self { plan, batch, span, inputs, .. } = self;
+        let Self { plan, batch, steps, inputs, .. } = self;
         let hidden_size = plan.shape.hidden_size;
         let (panel, row_block) = plan.position(tile);
         let (places, units) = (plan.rows(row_block), plan.units(panel));
@@ -482,26 +474,31 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         if running.is_empty() {
             return;
         }
-        let (left, right) = (plan.left(plan.hidden_terms()), plan.right(plan.recurrent_terms::<C>()));
+        let terms = plan.recurrent_terms::<C>();
+        let (left, right) = (plan.left(terms), plan.right(terms));
         let hidden = |half: usize| self.hidden.pointer((half % 2 * plan.row_blocks + row_block) * left.len());
-        let half = step - span.steps.start;
+        let half = step - steps.start;
         let block_len = plan.block_len();
         // SAFETY: the tile is this member's.
         let kept = unsafe { self.kept_blocks(step, tile) };
         prefetch_run(kept.as_ptr(), kept.len());
-        let output = |r: usize| self.output.pointer(self.stored(running.start + r, step) * hidden_size + units.start);
-        for r in 0..running.len() {
-            prefetch_run(output(r), units.len());
+        let output = self.output.map(|output| {
+            move |r: usize| output.pointer(batch.at(running.start + r, step) * hidden_size + units.start)
+        });
+        if let Some(output) = &output {
+            for r in 0..running.len() {
+                prefetch_run(output(r), units.len());
+            }
         }
         let product = TileProduct {
             format: plan.format,
             shape: plan.tile,
             rows: running.len(),
-            blocks: plan.format.blocks(plan.hidden_terms()),
+            blocks: plan.format.blocks(terms),
             left: hidden(half),
             right: self.packed.weight_hh.pointer(panel * right.len()),
         };
-        if !C::RECURRENT_SUMS.is_empty() {
+        if C::STATE_ENTERS_PRODUCTS {
             // SAFETY: the weights are packed, and the hidden states of the last step complete, since the barrier.
             unsafe { tiles.multiply(&product, &mut work.sums) };
         }
@@ -512,7 +509,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         } else {
             (&[], &mut [])
         };
-        plan.arch.run(FinishStep::<C, E, _, _> {
+        plan.arch.run(FinishStep::<C, E, _> {
             plan,
             batch,
             options: &inputs.options,
@@ -525,19 +522,13 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             kept,
             before,
             after,
-            hidden_before: |r: usize| {
-                let place = running.start + r;
-                if step == span.steps.start {
-                    inputs.hidden[batch.row(place) * hidden_size + units.start..].as_ptr()
-                } else {
-                    self.output.pointer(self.stored(place, step - 1) * hidden_size + units.start).cast_const()
-                }
-            },
+            // SAFETY: the tile is this member's.
+            zoned: unsafe { self.zoned_block(tile) },
             hidden: hidden(half + 1),
             output,
             cell: PhantomData,
         });
-        let leaving = if step + 1 == span.steps.end { running.clone() } else { batch.ending_of(&places, step) };
+        let leaving = if step + 1 == steps.end { running.clone() } else { batch.ending_of(&places, step) };
         for place in leaving {
             let r = (place - places.start) * plan.units;
             let to = batch.row(place) * hidden_size + units.start;

@@ -81,7 +81,7 @@ fn read<C: Step>(
         if inputs.variant.is_plain() {
             blocks::<C>(&Plan::new::<C>(engine, precision, shape), &batch, &trace, &mut put);
         } else {
-            phased::records::<C>(engine, (precision, shape, &batch), inputs, &trace.kept, &mut put);
+            phased::records::<C>(engine, (precision, shape, &batch), inputs, &trace.blocks.kept, &mut put);
         }
     }
     SequenceGates { hidden, cell_state, gates }
@@ -113,13 +113,14 @@ fn blocks<C: Step>(
                 put((place, step), units.start, kept, values);
             }
         };
-        let kept = &trace.kept[step * plan.step_len(C::SUMS) + tile * C::SUMS * block_len..][..C::SUMS * block_len];
+        let kept =
+            &trace.blocks.kept[step * plan.step_len(C::SUMS) + tile * C::SUMS * block_len..][..C::SUMS * block_len];
         for (gate, block) in kept.chunks_exact(block_len).enumerate() {
             copy(Kept::Gate(gate), block);
         }
         if plan.shape.cell.has_cell_state() {
             let start = (step + 1) * plan.step_len(1) + tile * block_len;
-            copy(Kept::CellState, &trace.states[start..start + block_len]);
+            copy(Kept::CellState, &trace.blocks.states[start..start + block_len]);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! All numbers of a tile are brought together in one value: of slices from here and there the compiler would not know that they
 //! lie apart, and would compute one unit after the other.
 
-use super::cell::{Backward, Extra, Step};
+use super::cell::{Backward, Extra, Kept, Step};
 use super::options::Extras;
 use crate::arch::MulAdd;
 
@@ -34,18 +34,45 @@ impl Lanes {
         Self { sums: [block; 4], state: block, state_before: block, state_after: block, hidden: block }
     }
 
+    /// The first `count` numbers of a unit's sums.
+    #[inline(always)]
+    fn gather(&self, count: usize, i: usize) -> Kept {
+        let mut sums = [0.0; 4];
+        for (sum, block) in sums.iter_mut().zip(&self.sums).take(count) {
+            *sum = block[i];
+        }
+        sums
+    }
+
+    /// Puts others in their place.
+    #[inline(always)]
+    fn scatter(&mut self, count: usize, i: usize, sums: Kept) {
+        for (block, sum) in self.sums.iter_mut().zip(sums).take(count) {
+            block[i] = sum;
+        }
+    }
+
+    /// What a step back of a plain layer reads of a unit.
+    #[inline(always)]
+    fn step_back<C: Step>(&self, i: usize) -> Backward {
+        let state = |block: &Block| if C::HAS_STATE { block[i] } else { 0.0 };
+        Backward {
+            kept: self.gather(C::SUMS, i),
+            extra: None,
+            state_before: state(&self.state_before),
+            state_after: state(&self.state_after),
+            hidden: self.hidden[i],
+            state: state(&self.state),
+        }
+    }
+
     /// A step forward of the first `count` units.
     #[inline(always)]
     pub(super) fn forward<C: Step, O: MulAdd>(&mut self, count: usize) {
         for i in 0..count.min(MAX_BLOCK) {
-            let mut sums = [0.0; 4];
-            for (sum, block) in sums.iter_mut().zip(&self.sums).take(C::SUMS) {
-                *sum = block[i];
-            }
-            let step = C::forward::<O>(sums, if C::HAS_STATE { self.state[i] } else { 0.0 }, None);
-            for (block, kept) in self.sums.iter_mut().zip(step.kept).take(C::SUMS) {
-                block[i] = kept;
-            }
+            let before = if C::HAS_STATE { self.state[i] } else { 0.0 };
+            let step = C::forward::<O>(self.gather(C::SUMS, i), before, None);
+            self.scatter(C::SUMS, i, step.kept);
             if C::HAS_STATE {
                 self.state[i] = step.state;
             }
@@ -57,15 +84,9 @@ impl Lanes {
     #[inline(always)]
     pub(super) fn forward_with<C: Step, O: MulAdd>(&mut self, count: usize, extras: &Extras) {
         for i in 0..count.min(MAX_BLOCK) {
-            let mut sums = [0.0; 4];
-            for (sum, block) in sums.iter_mut().zip(&self.sums).take(C::SUMS) {
-                *sum = block[i];
-            }
             let before = if C::HAS_STATE { self.state[i] } else { 0.0 };
-            let step = C::forward::<O>(sums, before, Some(extras.of(i)));
-            for (block, kept) in self.sums.iter_mut().zip(step.kept).take(C::SUMS) {
-                block[i] = kept;
-            }
+            let step = C::forward::<O>(self.gather(C::SUMS, i), before, Some(extras.of(i)));
+            self.scatter(C::SUMS, i, step.kept);
             let hidden_before = if C::STATE_IS_HIDDEN { before } else { extras.hidden_before[i] };
             let hidden = mix::<O>(extras.keep_hidden[i], hidden_before, step.hidden);
             if C::HAS_STATE {
@@ -80,25 +101,17 @@ impl Lanes {
     #[inline(always)]
     pub(super) fn backward_with<C: Step, O: MulAdd>(&mut self, count: usize, extras: &mut Extras) {
         for i in 0..count.min(MAX_BLOCK) {
-            let mut kept = [0.0; 4];
-            for (kept, block) in kept.iter_mut().zip(&self.sums).take(C::SUMS) {
-                *kept = block[i];
-            }
-            let state = |block: &Block| if C::HAS_STATE { block[i] } else { 0.0 };
-            let after = state(&self.state);
-            let hidden = self.hidden[i] + if C::STATE_IS_HIDDEN { after } else { extras.carry[i] };
+            let plain = self.step_back::<C>(i);
+            let after = plain.state;
+            let hidden = plain.hidden + if C::STATE_IS_HIDDEN { after } else { extras.carry[i] };
             let (keep_hidden, keep_state) = (extras.keep_hidden[i], extras.keep_state[i]);
             let gradients = C::backward::<O>(Backward {
-                kept,
                 extra: Some(extras.of(i)),
-                state_before: state(&self.state_before),
-                state_after: state(&self.state_after),
                 hidden: (1.0 - keep_hidden) * hidden,
                 state: if C::STATE_IS_HIDDEN { 0.0 } else { (1.0 - keep_state) * after },
+                ..plain
             });
-            for (block, gradient) in self.sums.iter_mut().zip(gradients.sums).take(C::GRADIENTS.len()) {
-                block[i] = gradient;
-            }
+            self.scatter(C::GRADIENTS.len(), i, gradients.sums);
             let kept_on = if C::STATE_IS_HIDDEN { keep_hidden * hidden } else { keep_state * after };
             if C::HAS_STATE {
                 self.state[i] = gradients.state + kept_on;
@@ -114,22 +127,8 @@ impl Lanes {
     #[inline(always)]
     pub(super) fn backward<C: Step, O: MulAdd>(&mut self, count: usize) {
         for i in 0..count.min(MAX_BLOCK) {
-            let mut kept = [0.0; 4];
-            for (kept, block) in kept.iter_mut().zip(&self.sums).take(C::SUMS) {
-                *kept = block[i];
-            }
-            let state = |block: &Block| if C::HAS_STATE { block[i] } else { 0.0 };
-            let gradients = C::backward::<O>(Backward {
-                kept,
-                extra: None,
-                state_before: state(&self.state_before),
-                state_after: state(&self.state_after),
-                hidden: self.hidden[i],
-                state: state(&self.state),
-            });
-            for (block, gradient) in self.sums.iter_mut().zip(gradients.sums).take(C::GRADIENTS.len()) {
-                block[i] = gradient;
-            }
+            let gradients = C::backward::<O>(self.step_back::<C>(i));
+            self.scatter(C::GRADIENTS.len(), i, gradients.sums);
             if C::HAS_STATE {
                 self.state[i] = gradients.state;
             }

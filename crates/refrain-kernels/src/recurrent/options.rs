@@ -6,7 +6,7 @@ use super::SequenceShape;
 use super::batch::Batch;
 use super::lanes::{Block, MAX_BLOCK};
 use super::plan::Plan;
-use crate::dropout::scale_sequences;
+use crate::dropout::Product;
 use crate::engine::Engine;
 
 /// Events in bits, one for each unit: rows of `hidden_size` bits in whole words, the first unit in the lowest bit.
@@ -108,18 +108,19 @@ impl SequenceOptions<'_> {
         })
     }
 
-    /// `values` `[batch_size, seq_len, hidden_size]` as the recurrent products read them; `None` where that is as they are.
-    pub(super) fn recalled(
-        &self,
-        engine: &Engine,
-        shape @ [batch_size, _, hidden_size]: [usize; 3],
-        values: &[f32],
-    ) -> Option<Vec<f32>> {
+    /// What the recurrent products read hidden states with, `[batch_size, hidden_size]`; `None` where that is as they are.
+    pub(super) fn recall_factors(&self, [batch_size, hidden_size]: [usize; 2]) -> Option<Vec<f32>> {
         self.hidden_dropout?;
         let factors =
             (0..batch_size).flat_map(|row| (0..hidden_size).map(move |unit| self.recall(row, unit, hidden_size)));
-        let mut recalled = vec![0.0; values.len()];
-        scale_sequences(engine, &factors.collect::<Vec<_>>(), shape, values, &mut recalled);
+        Some(factors.collect())
+    }
+
+    /// A state `[batch_size, hidden_size]` as the recurrent products read it; `None` where that is as it is.
+    pub(super) fn recalled(&self, engine: &Engine, shape: [usize; 2], hidden: &[f32]) -> Option<Vec<f32>> {
+        let factors = self.recall_factors(shape)?;
+        let mut recalled = vec![0.0; hidden.len()];
+        engine.kernel(Product { factors: &factors, input: hidden, output: &mut recalled });
         Some(recalled)
     }
 }

@@ -101,9 +101,8 @@ impl<C: Step> StartSums<'_, C> {
 
 /// Adds the recurrent products to the sums, makes the step and stores it.
 ///
-/// Whoever makes one promises that `hidden`, `hidden_before` and `output` are good for its rows and units, and the ones that are
-/// written no other thread's.
-pub(super) struct FinishStep<'a, C, E: Encode, B, F> {
+/// Whoever makes one promises that `hidden` and `output` are good for its rows and units and no other thread's.
+pub(super) struct FinishStep<'a, C, E: Encode, F> {
     pub(super) plan: &'a Plan,
     pub(super) batch: &'a Batch,
     pub(super) options: &'a SequenceOptions<'a>,
@@ -118,16 +117,16 @@ pub(super) struct FinishStep<'a, C, E: Encode, B, F> {
     pub(super) kept: &'a mut [f32],
     pub(super) before: &'a [f32],
     pub(super) after: &'a mut [f32],
-    /// The hidden state of a row before the step, from the first unit on: a `*const f32`.
-    pub(super) hidden_before: B,
+    /// The hidden state, where zoneout reads it.
+    pub(super) zoned: &'a mut [f32],
     /// The row block's hidden states after the step.
     pub(super) hidden: *mut u32,
-    /// Where that of a row after it goes: a `*mut f32`.
-    pub(super) output: F,
+    /// Where that of a row after it goes as an output: a `*mut f32`.
+    pub(super) output: Option<F>,
     pub(super) cell: PhantomData<(C, E)>,
 }
 
-impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> Kernel for FinishStep<'_, C, E, B, F> {
+impl<C: Step, E: Encode, F: Fn(usize) -> *mut f32> Kernel for FinishStep<'_, C, E, F> {
     type Output = ();
 
     #[inline(always)]
@@ -136,10 +135,10 @@ impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> K
     }
 }
 
-impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> FinishStep<'_, C, E, B, F> {
+impl<C: Step, E: Encode, F: Fn(usize) -> *mut f32> FinishStep<'_, C, E, F> {
     #[inline(always)]
     fn finish<const W: usize, const U: usize, O: MulAdd>(self) {
-        let Self { plan, batch, options, work, rows, kept, before, after, .. } = self;
+        let Self { plan, batch, options, work, rows, kept, before, after, zoned, .. } = self;
         let (block_len, lanes) = (plan.block_len(), &mut work.lanes);
         let recurrent = |sum: usize| C::RECURRENT_SUMS.iter().position(|&of| of == sum);
         for (sum, (from, to)) in kept.chunks_exact(block_len).zip(&mut lanes.sums).enumerate() {
@@ -161,18 +160,8 @@ impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> F
             Some(extras) => {
                 let (first_place, first_unit) = (self.first_place, self.first_unit);
                 extras.read::<U>(options, Spot { plan, batch, first_place, rows, first_unit, step: self.step });
-                if options.zoneout_hidden.is_some() && !C::STATE_IS_HIDDEN {
-                    for (r, to) in extras.hidden_before.as_chunks_mut::<U>().0.iter_mut().enumerate().take(rows) {
-                        let from = (self.hidden_before)(r);
-                        // SAFETY: promised by the maker. Twice, so that the common case has a constant length.
-                        unsafe {
-                            if self.present == U {
-                                *to = from.cast::<[f32; U]>().read_unaligned();
-                            } else {
-                                from.copy_to_nonoverlapping(to.as_mut_ptr(), self.present);
-                            }
-                        }
-                    }
+                if let Some(zoned) = zoned.get(..count) {
+                    extras.hidden_before[..count].copy_from_slice(zoned);
                 }
                 if options.change_steps() {
                     lanes.forward_with::<C, O>(count, extras);
@@ -187,10 +176,10 @@ impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> F
         if C::HAS_STATE {
             after[..count].copy_from_slice(&lanes.state[..count]);
         }
-        for (r, hidden) in work.lanes.hidden.as_chunks::<U>().0.iter().enumerate().take(rows) {
+        let outputs = self.output.iter().flat_map(|output| (0..rows).map(output));
+        for (hidden, to) in work.lanes.hidden.as_chunks::<U>().0.iter().zip(outputs) {
             // SAFETY: promised by the maker.
             unsafe {
-                let to = (self.output)(r);
                 // Twice, so that the common case has a constant length.
                 if self.present == U {
                     to.cast::<[f32; U]>().write_unaligned(*hidden);
@@ -198,6 +187,12 @@ impl<C: Step, E: Encode, B: Fn(usize) -> *const f32, F: Fn(usize) -> *mut f32> F
                     hidden.as_ptr().copy_to_nonoverlapping(to, self.present);
                 }
             }
+        }
+        if let Some(zoned) = zoned.get_mut(..count) {
+            zoned.copy_from_slice(&work.lanes.hidden[..count]);
+        }
+        if !C::STATE_ENTERS_PRODUCTS {
+            return;
         }
         if self.present < U {
             // What padding makes of an infinite input is not a number, and would spoil the next step.

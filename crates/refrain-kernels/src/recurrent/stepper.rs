@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::cell::Step;
-use super::forward::{Given, Input, Span, TimeLoop, Written};
+use super::forward::{Given, Input, TimeLoop, Written};
 use super::int8::Int8Matrix;
 use super::int8_panels::{Int8Panels, ROWS, Rounded, VECTORS};
 use super::lanes::Lanes;
@@ -363,13 +363,13 @@ impl StepWeights {
                 cells_before.copy_from_slice(cell_state);
                 let options = SequenceOptions::default();
                 let state = Given { input, hidden: &before, recalled: &before, cell_state: &cells_before, options };
-                let written = Written { output: hidden, last_hidden: None, last_cell_state: cell_state };
-                let (batch, span) = (Batch::new(shape, Direction::Forward, None), Span { steps: 0..1, stored: 0..1 });
+                let written = Written { output: Some(hidden), last_hidden: None, last_cell_state: cell_state };
+                let batch = Batch::new(shape, Direction::Forward, None);
                 with_cell!(cell, C => {
                     let plan = Plan::with::<C>(*arch, *format, shape);
                     with_encoding!(*format, E => {
                         let weights = (packed.packed(), None);
-                        TimeLoop::<C, E>::run(engine, plan, &batch, span, weights, state, written, None);
+                        TimeLoop::<C, E>::run(engine, plan, &batch, 0..1, weights, state, written, None);
                     });
                 });
             }

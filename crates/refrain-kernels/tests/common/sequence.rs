@@ -4,7 +4,7 @@ use super::sequence_reference::{Kept, Options, Problem};
 use super::{PRECISIONS, bits, engines};
 use refrain_kernels::{
     Cell, Engine, Memory, OutputGradients, Precision, SequenceGradients, SequenceOutputs, SequenceTrace,
-    sequence_backward, sequence_forward, sequence_forward_traced,
+    sequence_backward, sequence_forward, sequence_forward_traced, sequence_gates,
 };
 
 /// What a layer reads, in the order of [`SequenceGradients`].
@@ -103,6 +103,13 @@ pub fn forward_keeping(
     let (inputs, outputs) = (problem.inputs(), written.outputs());
     let trace = sequence_forward_traced(engine, precision, problem.shape, memory, inputs, outputs);
     (written, trace)
+}
+
+/// The hidden state, the cell state where there is one, and the gates, by name.
+pub fn gates(engine: &Engine, precision: Precision, problem: &Problem) -> Vec<(&'static str, Vec<f32>)> {
+    let found = sequence_gates(engine, precision, problem.shape, problem.inputs());
+    let cell_state = found.cell_state.map(|cell_state| ("cell_state", cell_state));
+    [("hidden", found.hidden)].into_iter().chain(cell_state).chain(found.gates).collect()
 }
 
 /// All gradients that the cell has, after a forward pass of their own.

@@ -1,10 +1,12 @@
 //! Layers that read sequences from both ends.
 
+use burn::backend::Dispatch;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use refrain_kernels::Direction;
 
 use super::dropout::check_share;
+use super::fused::FusedOps;
 use super::{
     Connection, Dropout, DropoutSchedule, Initializer, Layer, LayerConfig, RecurrentOptions, RecurrentState, Stack,
     StackConfig,
@@ -86,7 +88,10 @@ impl Merge {
 
     fn merge(self, [forward, backward]: [Tensor<3>; 2]) -> Tensor<3> {
         match self {
-            Self::Concat => Tensor::cat(vec![forward, backward], 2),
+            Self::Concat => {
+                let [forward, backward] = [forward, backward].map(Tensor::into_dispatch);
+                Tensor::from_dispatch(<Dispatch as FusedOps>::concat_features(forward, backward))
+            }
             Self::Sum => forward + backward,
             Self::Mean => (forward + backward) / 2.0,
         }
@@ -112,7 +117,8 @@ pub struct Bidirectional {
     merge: Merge,
 }
 
-/// The states of a [`Bidirectional`]: by block and direction, forward first, one a layer.
+/// The states of a [`Bidirectional`]: by block and direction, forward first, one a layer. [`Detach`](super::Detach) makes them
+/// constants.
 pub type BidirectionalState = Vec<[Vec<RecurrentState>; 2]>;
 
 /// The place of the backward direction's first mask.

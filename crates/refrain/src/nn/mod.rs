@@ -4,6 +4,7 @@ mod activation_regularisation;
 mod attention;
 mod attention_decoder;
 mod bidirectional;
+mod detach;
 mod dropout;
 mod embedding;
 pub mod fused;
@@ -26,6 +27,7 @@ pub use activation_regularisation::{activation_regularisation, temporal_activati
 pub use attention::{Attention, AttentionConfig, AttentionMemory, Score};
 pub use attention_decoder::{AttentionDecoder, AttentionDecoderConfig, AttentionDecoderState, Feeding};
 pub use bidirectional::{Bidirectional, BidirectionalConfig, BidirectionalState, Directions, Merge, Wiring};
+pub use detach::Detach;
 pub use dropout::{Dropout, DropoutSchedule, VariationalDropout};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use gate_trace::GateTrace;

@@ -98,7 +98,7 @@ impl Stack {
     }
 
     /// Runs over whole sequences; `state` has one entry a layer, or is `None` for zeros. Arguments as
-    /// [`Lstm::forward`](super::Lstm::forward).
+    /// [`Lstm::forward`](super::Lstm::forward). [`Detach`](super::Detach) makes the state that comes back constants.
     ///
     /// # Shapes
     /// - `input`: `[batch_size, seq_len, input_size]`

@@ -1,7 +1,8 @@
 //! The products of a chunk: from its gradients of sums to those of the input and of the weights.
 
 use super::TimeLoop;
-use crate::arch::Tiles;
+use crate::arch::{Kernel, MulAdd, Tiles};
+use crate::dropout::Product;
 use crate::format::Encode;
 use crate::gemm::{Start, StoreTile};
 use crate::pool::Member;
@@ -14,10 +15,32 @@ const PASS_TERMS: usize = 512;
 /// Tiles of features that stay in the second cache while the columns of gradients pass.
 const FEATURE_GROUP: usize = 8;
 
+/// Hidden states of terms, `len` units of each, times factors; zeros where a term is of no sequence.
+struct Recall<'a, S, F> {
+    of_term: S,
+    factors: F,
+    to: &'a mut [f32],
+    len: usize,
+}
+
+impl<'a, S: Fn(usize) -> &'a [f32], F: Fn(usize) -> &'a [f32]> Kernel for Recall<'_, S, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const W: usize, O: MulAdd>(self) {
+        for (term, output) in self.to.chunks_exact_mut(self.len).enumerate() {
+            match (self.of_term)(term) {
+                [] => output.fill(0.0),
+                input => Product { factors: (self.factors)(term), input, output }.run::<W, O>(),
+            }
+        }
+    }
+}
+
 impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     /// Packs a member's share of what the weights were multiplied with in a chunk: the input, and the hidden states before
-    /// each step.
-    pub(super) fn pack_features(&self, member: Member, chunk: &Chunk) {
+    /// each step as the recurrent products read them, which `recalled` is room for.
+    pub(super) fn pack_features(&self, member: Member, recalled: &mut Vec<f32>, chunk: &Chunk) {
         let Self { plan, source, batch, .. } = self;
         let packing = plan.feature_rows(chunk.terms);
         for (index, weight) in self.weights.iter().enumerate() {
@@ -28,18 +51,30 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                 // SAFETY: each block belongs to one member until the barrier; who read it in the last chunk has since
                 // passed the barrier at its end.
                 let to = unsafe { weight.features.part_mut(block * packing.len(), packing.len()) };
-                packing.contiguous_lines(to, |term| {
+                let of_term = |term: usize| -> &[f32] {
                     let (step, place) = chunk.term(term);
                     if place >= batch.running(step) {
                         return &[];
                     }
                     let (from, row) = match (index, step) {
                         (0, _) => (source.inputs.input, batch.at(place, step)),
-                        (_, 0) => (source.recalled[0], batch.row(place)),
-                        _ => (source.recalled[1], batch.at(place, step - 1)),
+                        (_, 0) => (source.inputs.hidden, batch.row(place)),
+                        _ => (source.output, batch.at(place, step - 1)),
                     };
                     &from[row * size..][features.clone()]
-                });
+                };
+                match source.recall_factors.as_deref().filter(|_| index > 0) {
+                    None => packing.contiguous_lines(to, of_term),
+                    Some(factors) => {
+                        recalled.resize(chunk.terms * features.len(), 0.0);
+                        let factors = |term: usize| {
+                            let (_, place) = chunk.term(term);
+                            &factors[batch.row(place) * size..][features.clone()]
+                        };
+                        plan.forward.arch.run(Recall { of_term, factors, to: recalled, len: features.len() });
+                        packing.contiguous_lines(to, |term| &recalled[term * features.len()..][..features.len()]);
+                    }
+                }
             }
         }
     }

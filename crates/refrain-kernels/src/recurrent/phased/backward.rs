@@ -52,7 +52,7 @@ pub(in super::super) fn backward<C: Step>(
     for (index, segment) in trace.memory.segments(&chunks).into_iter().enumerate().rev() {
         let steps = steps_of(&chunks, &segment);
         let kept = if whole {
-            &trace.kept
+            &trace.blocks.kept
         } else {
             let pass = Pass { engine, layout, batch, rows: &rows, inputs };
             again.run::<C>(pass, steps.clone(), (output, trace, index))

@@ -57,7 +57,7 @@ pub(in super::super) fn forward<C: Step>(
         if !whole {
             trace.cell_states.extend_from_slice(cell_state);
         }
-        let kept = whole.then_some(&mut trace.kept[..]);
+        let kept = whole.then_some(&mut trace.blocks.kept[..]);
         let states = States { output: Some(&mut *output), hidden: &mut *hidden, cell_state: &mut *cell_state };
         pass.run::<C>(steps_of(&chunks, segment), (&mut packed, index == 0), states, kept);
     }

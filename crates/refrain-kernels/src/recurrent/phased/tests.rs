@@ -3,6 +3,7 @@
 //! Of the cells, those whose recurrent products join the sums in order: the others come here with normalised sums or the reset gate
 //! before the product alone.
 
+use super::super::segments::TraceBlocks;
 use super::super::{
     Cell, Direction, Dropped, Memory, OutputGradients, SequenceGradients, SequenceInputs, SequenceOptions,
     SequenceOutputs, SequenceShape, SequenceTrace, SequenceVariant, Zoneout, run, sequence_backward, with_cell,
@@ -120,7 +121,8 @@ impl Problem {
         with_cell!(shape.cell, C => {
             let mut trace = SequenceTrace::new::<C>(engine, precision, shape, memory, &inputs);
             if way == Loop::Phased && memory == Memory::All {
-                trace.kept = vec![0.0; super::kept_len::<C>(engine, precision, shape, &inputs)];
+                let len = super::kept_len::<C>(engine, precision, shape, &inputs);
+                trace.blocks = TraceBlocks::records(engine, len);
             }
             match way {
                 Loop::Plain => run::<C>(engine, precision, shape, &inputs, outputs, Some(&mut trace)),

@@ -143,6 +143,9 @@ pub trait FusedKernels: FusedOps {
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3];
 
+    /// The gradients of what [`FusedOps::concat_features`] put side by side, of features of these sizes.
+    fn split_features(gradient: FloatTensor<Self>, sizes: [usize; 2]) -> [FloatTensor<Self>; 2];
+
     /// The mean loss and, in the same pass over the logits, its gradients: the logits are never kept.
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (FloatTensor<Self>, HeadGradients<Self>);
 
@@ -262,6 +265,22 @@ impl<B: FusedKernels> Backward<B, 1> for DropoutBackward<B> {
         if let Some(node) = parent {
             // The mask is a function of the key: it is made again instead of kept.
             grads.register::<B>(node.id, self.0(gradient, key, probability));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ConcatBackward;
+
+impl<B: FusedKernels> Backward<B, 2> for ConcatBackward {
+    type State = [usize; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        for (node, gradient) in ops.parents.into_iter().zip(B::split_features(gradient, ops.state)) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
         }
     }
 }
@@ -424,6 +443,17 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
 
     fn variational_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {
         dropout::<B, C>(B::variational_dropout, input, key, probability)
+    }
+
+    fn concat_features(left: FloatTensor<Self>, right: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [left.node(), right.node()];
+        let (left, right) = (left.into_primitive(), right.into_primitive());
+        let sizes = [&left, &right].map(|tensor| tensor.shape().dims::<3>()[2]);
+        let output = B::concat_features(left, right);
+        match ConcatBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(sizes, output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
     }
 
     fn linear_cross_entropy(

@@ -9,8 +9,8 @@ use burn::tensor::{DType, Shape, Tensor, TensorData};
 use refrain_kernels::{
     Beta, DropoutKey, Dropped, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, NormGains,
     OutputGradients, Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape,
-    SequenceTrace, SequenceVariant, Zoneout, column_sums, dropout, linear_cross_entropy, matmul, matmul_bias,
-    sequence_backward, sequence_forward, sequence_forward_traced, variational_dropout,
+    SequenceTrace, SequenceVariant, Zoneout, column_sums, concat_features, dropout, linear_cross_entropy, matmul,
+    matmul_bias, sequence_backward, sequence_forward, sequence_forward_traced, split_features, variational_dropout,
 };
 
 use super::autodiff::{
@@ -211,6 +211,15 @@ impl FusedOps for Flex {
         tensor(output, shape)
     }
 
+    fn concat_features(left: FloatTensor<Self>, right: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (left, right) = (contiguous(&left), contiguous(&right));
+        let [batch_size, seq_len, left_size] = left.shape().dims();
+        let [_, _, right_size] = right.shape().dims();
+        let mut output = vec![0.0; batch_size * seq_len * (left_size + right_size)];
+        concat_features(&Engine::current(), [slice(&left), slice(&right)], [left_size, right_size], &mut output);
+        tensor(output, [batch_size, seq_len, left_size + right_size])
+    }
+
     fn linear_cross_entropy(
         precision: Precision,
         hidden: FloatTensor<Self>,
@@ -362,6 +371,15 @@ impl FusedKernels for Flex {
                 tensor(sums, [output_size])
             }),
         ]
+    }
+
+    fn split_features(gradient: Float, sizes: [usize; 2]) -> [Float; 2] {
+        let gradient = contiguous(&gradient);
+        let [batch_size, seq_len, _] = gradient.shape().dims();
+        let [mut left, mut right] = sizes.map(|size| vec![0.0; batch_size * seq_len * size]);
+        split_features(&Engine::current(), slice(&gradient), sizes, [&mut left, &mut right]);
+        let [left_size, right_size] = sizes;
+        [tensor(left, [batch_size, seq_len, left_size]), tensor(right, [batch_size, seq_len, right_size])]
     }
 
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (Float, HeadGradients<Self>) {

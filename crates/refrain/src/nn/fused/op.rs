@@ -217,6 +217,15 @@ pub trait FusedOps: Backend {
         composed::variational_dropout::<Self>(input, key, probability)
     }
 
+    /// The features of two tensors side by side.
+    ///
+    /// # Shapes
+    /// - `left`: `[batch_size, seq_len, left_size]`, `right`: `[batch_size, seq_len, right_size]`
+    /// - output: `[batch_size, seq_len, left_size + right_size]`
+    fn concat_features(left: FloatTensor<Self>, right: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_cat(vec![left, right], 2)
+    }
+
     /// The mean cross entropy, in nats, of a linear head with softmax: shape `[1]`.
     ///
     /// # Shapes
