@@ -379,7 +379,7 @@ fn help_says_what_every_column_of_a_benchmark_means() {
               - infer:    A language model forward only, scoring every token
               - generate: A language model that writes a text, or 64 at once, each token sampled before
                 the next
-              - options:  One LSTM layer with each of its options, in turn with the plain one
+              - options:  One layer with each of its options, in turn with the plain one
               - memory:   One LSTM layer over long sequences, with all or part of the forward pass kept;
                 a process for each case
 
