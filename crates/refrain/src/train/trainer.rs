@@ -1,6 +1,5 @@
 //! The training loop: step, log, evaluate, save, until done.
 
-use std::f64::consts::LN_2;
 use std::path::Path;
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use super::step::{Learner, StepReport};
 use super::tensorboard::EventWriter;
 use crate::decode::{Generation, Sampler, prompt_tokens};
 use crate::files::write_atomic;
+use crate::metrics::UnitScore;
 use crate::models::{ArtefactError, LanguageModel, LanguageModelStepper, PrecisionKind, Provenance, TrainedModel};
 use crate::optim::{Optimizer, Schedule, ScheduleState};
 use crate::tasks::{LanguageModelData, score_windows};
@@ -118,11 +118,11 @@ impl Trainer {
         notes: &[String],
     ) -> Result<Self, TrainError> {
         let mut notes = [folder.notes(), notes].concat();
-        let unknown = data.vocabulary.unknown_chars(&recipe.sample.prompt);
+        let unknown = data.vocabulary.unknown(&recipe.sample.prompt);
         if !unknown.is_empty() {
-            let named = name_unknown(&unknown);
+            let (named, tokens) = (name_unknown(&unknown), data.vocabulary.unit().plural());
             notes.push(format!(
-                "the text does not have these characters of `sample.prompt`: {named}; each is read as the unknown token"
+                "the text does not have these {tokens} of `sample.prompt`: {named}; each is read as the unknown token"
             ));
         }
         let kernel = kernel_name(recipe.model.precision);
@@ -257,7 +257,7 @@ impl Trainer {
             step,
             epoch: self.plan.epoch_after(step),
             loss_nats,
-            bits_per_char: loss_nats / LN_2,
+            score: UnitScore::of(self.data.vocabulary.unit(), loss_nats),
             learning_rate,
             gradient_norm: report.gradient_norm,
             tokens_per_second,
@@ -266,7 +266,7 @@ impl Trainer {
         self.metrics.write(&LogRecord::Train(record.clone()))?;
         for (tag, value) in [
             ("train/loss_nats", record.loss_nats),
-            ("train/bits_per_char", record.bits_per_char),
+            (&format!("train/{}", record.score.name()), record.score.value()),
             ("train/learning_rate", record.learning_rate),
             ("train/gradient_norm", record.gradient_norm),
             ("train/tokens_per_second", record.tokens_per_second),
@@ -289,12 +289,12 @@ impl Trainer {
             step,
             epoch: self.plan.epoch_after(step),
             loss_nats,
-            bits_per_char: loss_nats / LN_2,
+            score: UnitScore::of(self.data.vocabulary.unit(), loss_nats),
             seconds,
         };
         self.metrics.write(&LogRecord::Eval(record.clone()))?;
         self.tensorboard.scalar("valid/loss_nats", step, loss_nats)?;
-        self.tensorboard.scalar("valid/bits_per_char", step, record.bits_per_char)?;
+        self.tensorboard.scalar(&format!("valid/{}", record.score.name()), step, record.score.value())?;
         self.schedule.observe(loss_nats);
         let best = self.progress.best.is_none_or(|best| loss_nats < best.loss_nats);
         if best {
@@ -317,7 +317,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// A sample by the recipe's settings. A prompt's unknown characters stand as the unknown token.
+    /// A sample by the recipe's settings. A prompt's unknown tokens stand as the unknown token.
     fn sample_text(&self, model: &LanguageModel) -> String {
         let config = &self.recipe.sample;
         let vocabulary = &self.data.vocabulary;
@@ -326,7 +326,7 @@ impl Trainer {
         let stepper = LanguageModelStepper::new(model);
         let tokens: Vec<u32> =
             Generation::new(&stepper, &prompt, sampler, self.recipe.seed, 0).take(config.tokens).collect();
-        format!("{}{}", config.prompt, vocabulary.decode(&tokens))
+        format!("{}{}", config.prompt, vocabulary.continuation(&config.prompt, &tokens))
     }
 
     fn trained_model(&self, valid_loss_nats: Option<f64>) -> TrainedModel {

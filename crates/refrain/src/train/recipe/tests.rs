@@ -4,10 +4,15 @@ use super::schema::{TABLES, path, settings};
 use super::*;
 use crate::models::{CellKind, PrecisionKind};
 use crate::optim::ScheduleKind;
+use crate::text::Unit;
 
 /// Every combination of choices that decides which keys there are.
 fn all_kinds() -> impl Iterator<Item = Kinds> {
-    let with_cell = |optimizer, schedule| CellKind::ALL.iter().map(move |&cell| Kinds { cell, optimizer, schedule });
+    let with_cell = |optimizer, schedule| {
+        // That of tokens has nothing to do with the others.
+        let tokens = Unit::ALL.iter().cycle();
+        CellKind::ALL.iter().zip(tokens).map(move |(&cell, &tokens)| Kinds { tokens, cell, optimizer, schedule })
+    };
     let optimizers = OptimizerKind::ALL.iter();
     optimizers
         .flat_map(move |&optimizer| ScheduleKind::ALL.iter().flat_map(move |&schedule| with_cell(optimizer, schedule)))
@@ -15,6 +20,7 @@ fn all_kinds() -> impl Iterator<Item = Kinds> {
 
 fn recipe_of(kinds: Kinds) -> Recipe {
     Recipe {
+        data: DataConfig { tokens: kinds.tokens, ..DataConfig::default() },
         model: LanguageModelConfig { cell: kinds.cell, ..LanguageModelConfig::default() },
         optimizer: OptimizerConfig::of(kinds.optimizer),
         schedule: ScheduleConfig { name: kinds.schedule, ..ScheduleConfig::default() },
@@ -52,7 +58,10 @@ train = "builtin:shakespeare"
 valid = ""
 valid-fraction = 0.1
 encoding = "auto"
+tokens = "char"
 min-count = 1
+max-vocab-size = 0
+closed-vocabulary = false
 
 [model]
 cell = "lstm"
