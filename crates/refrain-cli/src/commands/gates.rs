@@ -69,6 +69,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let message = format!("--layer {}: the model has {layers} recurrent layer{}", args.layer, plural(layers));
         return Err(Usage::error(message, "they are counted from 1, the lowest"));
     }
+    if trained.config.projection_size.is_some() {
+        return Err(Usage::error(
+            "pictures of layers with a projection are not drawn yet: they have fewer hidden states than gates",
+            "draw a model without `model.projection-size`",
+        ));
+    }
     let tokens = read(&args.text, &trained.vocabulary)?;
     let seen = Seen::of(&trained, &tokens, args.layer.get() - 1);
     if args.json {

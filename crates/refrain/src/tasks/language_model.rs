@@ -75,7 +75,7 @@ fn window_nats(
 
 /// Mean loss in nats over `windows`, the state carried from each to the next: what validation during training uses.
 pub fn score_windows(model: &LanguageModel, windows: &Windows) -> f64 {
-    let device = model.head.weight.val().device();
+    let device = model.device();
     let mut state = None;
     let mut total_nats = 0.0;
     for window in windows.iter() {
@@ -101,7 +101,7 @@ pub fn score_stream(
     /// Steps in one pass: long enough for large products, short enough for little memory.
     const SEQ_LEN: usize = 512;
     let windows = TokenStream::new(vocabulary.encode(text)).single(SEQ_LEN)?;
-    let device = model.head.weight.val().device();
+    let device = model.device();
     let (mut state, mut total_nats, mut tokens) = (None, 0.0, 0);
     for window in windows.iter() {
         tokens += window.targets.len() as u64;

@@ -68,11 +68,27 @@ cell = "lstm"
 embedding-size = 128
 hidden-size = 256
 num-layers = 2
+last-hidden-size = 0
+tied-embeddings = false
 dropout = 0.0
 embedding-dropout = 0.0
 output-dropout = 0.0
-precision = "f32"
+variational-dropout = false
+token-dropout = 0.0
+hidden-dropout = 0.0
+recurrent-dropout = 0.0
+weight-drop = 0.0
+zoneout-hidden = 0.0
+zoneout-cell = 0.0
+normalization = "none"
+peepholes = false
+coupled-gates = false
+projection-size = 0
 forget-bias = 1.0
+init-range = 0.0
+embedding-init-range = 0.0
+memory = "all"
+precision = "f32"
 
 [train]
 batch-size = 64
@@ -83,6 +99,8 @@ state = "carry"
 accumulate = 1
 clip-norm = 1.0
 clip-value = 0.0
+activation-regularisation = 0.0
+temporal-activation-regularisation = 0.0
 eval-every = 0
 eval-batch-size = 16
 log-every = 10
@@ -293,6 +311,22 @@ fn what_may_have_been_meant_is_said() {
             "error: unknown key `forget-bias` in [model], a.toml:2\nhint: `forget-bias` is for cell = \"lstm\"",
         ),
         (
+            "[model]\nweight-drop = 0.5\ncell = \"min-gru\"",
+            "error: unknown key `weight-drop` in [model], a.toml:2\nhint: `weight-drop` is for cell = \"lstm\" or \"gru\" or \"rnn\" or \"rnn-relu\"",
+        ),
+        (
+            "[model]\nreset = \"before-product\"",
+            "error: unknown key `reset` in [model], a.toml:2\nhint: `reset` is for cell = \"gru\"",
+        ),
+        (
+            "[data]\nlower-case = true",
+            "error: unknown key `lower-case` in [data], a.toml:2\nhint: `lower-case` is for tokens = \"word\"",
+        ),
+        (
+            "[model]\ntied-embeddings = true\nhidden-size = 200",
+            "error: `model.tied-embeddings` needs a last layer of 128 units, as the embedding is long; it has 200, a.toml:2\nhint: set model.last-hidden-size = 128, or model.embedding-size = 200",
+        ),
+        (
             "[schedule]\nname = \"cosine\"\ngamma = 0.9",
             "error: unknown key `gamma` in [schedule], a.toml:3\nhint: `gamma` is for name = \"exponential\" or \"step\"",
         ),
@@ -302,7 +336,7 @@ fn what_may_have_been_meant_is_said() {
         ),
         (
             "[model.foo]\nkind = 1",
-            "error: unknown key `foo` in [model], a.toml:1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, dropout, embedding-dropout, output-dropout, precision, forget-bias",
+            "error: unknown key `foo` in [model], a.toml:1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, last-hidden-size, tied-embeddings, dropout, embedding-dropout, output-dropout, variational-dropout, token-dropout, hidden-dropout, recurrent-dropout, weight-drop, zoneout-hidden, zoneout-cell, normalization, peepholes, coupled-gates, projection-size, forget-bias, init-range, embedding-init-range, memory, precision",
         ),
     ] {
         assert_eq!(printed(Recipe::parse(text, "a.toml")), expected);
@@ -372,7 +406,7 @@ fn a_wrong_override_is_named_by_its_text() {
         ("modle.dropout=0.5", "error: unknown table [modle], --set modle.dropout=0.5\nhint: did you mean [model]?"),
         (
             "model.a.b=1",
-            "error: unknown key `a.b` in [model], --set model.a.b=1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, dropout, embedding-dropout, output-dropout, precision, forget-bias",
+            "error: unknown key `a.b` in [model], --set model.a.b=1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, last-hidden-size, tied-embeddings, dropout, embedding-dropout, output-dropout, variational-dropout, token-dropout, hidden-dropout, recurrent-dropout, weight-drop, zoneout-hidden, zoneout-cell, normalization, peepholes, coupled-gates, projection-size, forget-bias, init-range, embedding-init-range, memory, precision",
         ),
         ("dropout=0.5", "error: unknown key `dropout`, --set dropout=0.5\nhint: did you mean `dropout` in [model]?"),
         (
