@@ -53,8 +53,8 @@ impl StepLayer {
             Self::Whole(layer, device) => (layer, device),
         };
         let StepInput::Features(input) = input else { unreachable!("weights for tokens are prepared ones") };
-        let [input_size, state_size, cell_size] =
-            [input.len(), hidden.len(), cell_state.len()].map(|len| len / streams);
+        let sizes = [input.len(), hidden.len(), cell_state.len()];
+        let [input_size, state_size, cell_size] = sizes.map(|len| len.checked_div(streams).unwrap_or(0));
         // One stream at a time: products of Burn's own may round otherwise in a larger batch.
         for stream in 0..streams {
             let row = |values: &[f32], size: usize| {

@@ -327,7 +327,11 @@ mod tests {
         assert_eq!(of(frequent, small).encode("DOG cat The"), [1, 0, 2]);
         let few = VocabularyLimits { min_count: 1, max_size: Some(3) };
         assert_eq!(of(few, Tokenization::WORDS).tokens(), ["\n", "dog"]);
-        assert_eq!(of(few, Tokenization::CHARS).tokens(), [" ", "d"], "of those equally frequent, the first code points");
+        assert_eq!(
+            of(few, Tokenization::CHARS).tokens(),
+            [" ", "d"],
+            "of those equally frequent, the first code points"
+        );
     }
 
     #[test]

@@ -374,7 +374,7 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ),
         (
             "[optimizer]\nname = \"adamW\"",
-            "error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, found the text \"adamW\", a.toml:2\nhint: did you mean `adamw`?",
+            "error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, `asgd`, found the text \"adamW\", a.toml:2\nhint: did you mean `adamw`?",
         ),
         ("[data]\ntrain = \"\"", "error: `data.train` must be text that is not empty, found the text \"\", a.toml:2"),
         ("seed = -1", "error: `seed` must be an integer of at least 0, found -1, a.toml:1"),
@@ -411,7 +411,7 @@ fn a_wrong_override_is_named_by_its_text() {
         ("dropout=0.5", "error: unknown key `dropout`, --set dropout=0.5\nhint: did you mean `dropout` in [model]?"),
         (
             "optimizer.name=adagrad",
-            "error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, found the text \"adagrad\", --set optimizer.name=adagrad",
+            "error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, `asgd`, found the text \"adagrad\", --set optimizer.name=adagrad",
         ),
     ] {
         assert_eq!(printed(with(&[flag])), expected);
