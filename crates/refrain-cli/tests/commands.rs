@@ -168,7 +168,7 @@ fn training_shows_data_model_and_progress_and_ends_with_a_sample() {
         .collect();
     assert_snapshot!(log.join("\n"), @"
     corpus.txt: 6,000 characters, 6,000 bytes, utf-8 (valid UTF-8)
-    vocabulary  53 ids: 52 characters and <unk>
+    vocabulary  53 ids: 52 characters and <unk>; from the training text alone
     training    3,600 characters, 127 lines, 52 different
     validation  2,400 characters, 84 lines, 52 different, 3 unknown (0.12 %)
     frequent    ' ' 534, 'e' 335, 't' 259, 'i' 206, 'o' 205, 's' 187, 'a' 179, 'n' 176, 'r' 173, 'h' 153
@@ -243,6 +243,7 @@ fn info_shows_what_is_in_the_file() {
       head.weight                   53 × 19
       head.bias                     53
     vocabulary   53 tokens: <unk> and \n !',-.:;?ABCEFHILMNORSTUVWYabcdefghijklmnoprstuvwyz
+                 from the training text alone
     trained # steps, # epochs, validation loss # nats
     corpus       SHA-256 6bdc408131f0768c7faa51058900eae3a7e0ba08aa17b8d2f2b3fb9339909473
     written by   refrain 0.1.0
@@ -272,6 +273,7 @@ fn a_score_names_what_it_was_divided_by_and_its_units_agree() {
     bits per char   #, over 2,499 characters
     bits per byte   #, over 2,500 bytes of UTF-8
     unknown         1 characters (0.04 %), scored as <unk>
+    vocabulary      from the training text alone
     ");
     assert_snapshot!(text(&output.stderr), @"text.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel)");
 
@@ -279,7 +281,7 @@ fn a_score_names_what_it_was_divided_by_and_its_units_agree() {
     let score = json(&line);
     let keys: Vec<&str> = score.keys().map(String::as_str).collect();
     assert_snapshot!(keys.join(" "), @"
-    bits_per_byte bits_per_char bytes chars encoding loss_nats perplexity text tokens total_nats unknown
+    bits_per_byte bits_per_char bytes chars encoding loss_nats perplexity text tokens total_nats unit unknown vocabulary
     ");
     let counts = ["tokens", "chars", "bytes", "unknown"].map(|key| score[key].as_u64());
     assert_eq!(counts, [2499, 2499, 2500, 1].map(Some), "the first character has nothing before it");

@@ -68,14 +68,14 @@ fn a_corpus_that_is_too_short_says_how_many_characters_are_needed() {
     assert_snapshot!(scratch.transcript("train short.txt"), @"
     exit status: 1
     [stderr]
-    error: the training text has 900 characters, at least 4097 are needed: batch size × sequence length + 1 = 32 × 128 + 1
+    error: the training text has 900 tokens, at least 4097 are needed: batch size × sequence length + 1 = 32 × 128 + 1
     hint: lower `train.batch-size` or `train.seq-len`, or train on a longer text
     ");
     // 900 characters to train on are 9 × 100 − 0; one more is needed.
     assert_snapshot!(scratch.transcript("train short.txt --set train.batch-size=9 --set train.seq-len=100"), @"
     exit status: 1
     [stderr]
-    error: the training text has 900 characters, at least 901 are needed: batch size × sequence length + 1 = 9 × 100 + 1
+    error: the training text has 900 tokens, at least 901 are needed: batch size × sequence length + 1 = 9 × 100 + 1
     hint: lower `train.batch-size` or `train.seq-len`, or train on a longer text
     ");
     assert_snapshot!(scratch.transcript("train one.txt"), @"
@@ -87,7 +87,7 @@ fn a_corpus_that_is_too_short_says_how_many_characters_are_needed() {
     assert_snapshot!(scratch.transcript("train short.txt --set train.batch-size=1 --set data.valid=one.txt"), @"
     exit status: 1
     [stderr]
-    error: the validation text has 1 characters, at least 2 are needed: batch size × sequence length + 1 = 1 × 1 + 1
+    error: the validation text has 1 tokens, at least 2 are needed: batch size × sequence length + 1 = 1 × 1 + 1
     hint: name a longer text in `data.valid`, or raise `data.valid-fraction`
     ");
     assert_eq!(names(scratch.path()), ["one.txt", "short.txt"]);
@@ -326,13 +326,13 @@ fn a_text_that_cannot_be_scored_is_named() {
     exit status: 1
     [stderr]
     empty.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel)
-    error: empty.txt: the text has 0 characters; at least 2 are needed, since nothing comes before the first
+    error: empty.txt: the text has 0 tokens; at least 2 are needed, since nothing comes before the first
     ");
     assert_snapshot!(scratch.transcript(&format!("evaluate run one.txt {PLAIN}")), @"
     exit status: 1
     [stderr]
     one.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel)
-    error: one.txt: the text has 1 characters; at least 2 are needed, since nothing comes before the first
+    error: one.txt: the text has 1 tokens; at least 2 are needed, since nothing comes before the first
     ");
     assert_snapshot!(scratch.transcript("evaluate run stray.txt"), @"
     exit status: 1

@@ -273,7 +273,7 @@ fn what_cannot_be_quantised_is_named() {
     exit status: 1
     [stderr]
     one.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel)
-    error: one.txt: the text has 1 characters; at least 2 are needed, since nothing comes before the first
+    error: one.txt: the text has 1 tokens; at least 2 are needed, since nothing comes before the first
     ");
     assert_snapshot!(scratch.transcript("quantize run text.txt"), @"
     exit status: 2

@@ -97,7 +97,7 @@ fn a_value_in_a_recipe_that_is_not_allowed_is_named_with_file_and_line() {
     assert_snapshot!(refused_recipe("[optimizer]\nname = \"adam2\"\n"), @r#"
     exit status: 1
     [stderr]
-    error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, found the text "adam2", recipe.toml:2
+    error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, `asgd`, found the text "adam2", recipe.toml:2
     hint: did you mean `adamw`?
     "#);
     assert_snapshot!(refused_recipe("[optimizer]\nname = \"sgd\"\nnesterov = true\n"), @"

@@ -35,6 +35,8 @@ pub(crate) enum Allowed {
     Integer(i64),
     /// An integer from 1 up to this, beyond which there is no use but a slip of the keyboard.
     Size(i64),
+    /// The same, or 0 for none.
+    SizeOrNone(i64),
     /// A finite number.
     Number(Range),
     /// Two finite numbers.
@@ -98,6 +100,7 @@ impl Allowed {
             (Self::NonEmptyText, Value::String(text)) => !text.is_empty(),
             (Self::Integer(low), Value::Integer(x)) => *x >= low,
             (Self::Size(high), Value::Integer(x)) => (1..=high).contains(x),
+            (Self::SizeOrNone(high), Value::Integer(x)) => (0..=high).contains(x),
             (Self::Number(range), value) => number(value).is_some_and(|x| range.contains(x)),
             (Self::Pair(range), Value::Array(values)) => {
                 values.len() == 2 && values.iter().all(|value| number(value).is_some_and(|x| range.contains(x)))
@@ -122,6 +125,7 @@ impl fmt::Display for Allowed {
             Self::Boolean => f.write_str("true or false"),
             Self::Integer(low) => write!(f, "an integer of at least {low}"),
             Self::Size(high) => write!(f, "an integer from 1 to {high}"),
+            Self::SizeOrNone(high) => write!(f, "an integer from 0 to {high}"),
             Self::Number(range) => write!(f, "a number {range}"),
             Self::Pair(range) => write!(f, "two numbers [a, b], each {range}"),
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use refrain::data::grouped;
-use refrain::text::Encoding;
+use refrain::text::{Encoding, Unit};
 use serde_json::json;
 
 use crate::console::Console;
@@ -12,8 +12,9 @@ use crate::{input, model, output, score};
 
 /// Score a text: loss, perplexity, bits per character and per byte
 ///
-/// The whole text is read as one stream, the state carried from its first character to its last. The first character has
-/// nothing before it and is not scored. A character that the model does not know is scored as the unknown token.
+/// The whole text is read as one stream, the state carried from its first token to its last. The first token has nothing before
+/// it and is not scored. A character or word that the model does not know is scored as the unknown token. Bits per character
+/// and per byte are those of models of characters: words leave out what is between them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A run's folder, whose best model is taken, or a model file
@@ -39,34 +40,46 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     console.line(&format!("{name}: {} ({}); {engine}{computed}", decoded.encoding, decoded.reason));
     let score = score::score(&trained, &name, &decoded.text, &mut console)?;
     let unknown = score::unknown(&trained.vocabulary, &decoded.text);
+    let of_chars = trained.vocabulary.unit() == Unit::Char;
     if args.json {
         return output::json(&json!({
             "text": name,
             "encoding": decoded.encoding,
             "loss_nats": score.loss_nats(),
             "perplexity": score.perplexity(),
-            "bits_per_char": score.bits_per_char(),
-            "bits_per_byte": score.bits_per_byte(),
+            "bits_per_char": of_chars.then(|| score.bits_per_char()),
+            "bits_per_byte": of_chars.then(|| score.bits_per_byte()),
             "total_nats": score.total_nats,
             "tokens": score.tokens,
             "chars": score.chars,
             "bytes": score.bytes,
-            "unknown": unknown,
+            "unknown": unknown.count,
+            "unit": trained.vocabulary.unit(),
+            "vocabulary": trained.vocabulary.scope(),
         }));
     }
     let tokens = grouped(score.tokens);
+    let token = match trained.vocabulary.unit() {
+        Unit::Char => "token",
+        Unit::Word => "word",
+    };
     let mut report = format!(
-        "loss            {:.4} nats per token, over {tokens} tokens\n\
-         perplexity      {:.4} per token, over {tokens} tokens\n\
-         bits per char   {:.4}, over {} characters\n\
-         bits per byte   {:.4}, over {} bytes of UTF-8\n",
+        "loss            {:.4} nats per {token}, over {tokens} {token}s\n\
+         perplexity      {:.4} per {token}, over {tokens} {token}s\n",
         score.loss_nats(),
         score.perplexity(),
-        score.bits_per_char(),
-        grouped(score.chars),
-        score.bits_per_byte(),
-        grouped(score.bytes),
     );
-    report += &score::unknown_line(unknown, &decoded.text);
+    if of_chars {
+        report += &format!(
+            "bits per char   {:.4}, over {} characters\n\
+             bits per byte   {:.4}, over {} bytes of UTF-8\n",
+            score.bits_per_char(),
+            grouped(score.chars),
+            score.bits_per_byte(),
+            grouped(score.bytes),
+        );
+    }
+    report += &score::unknown_line(unknown);
+    report += &format!("vocabulary      {}\n", trained.vocabulary.scope().description());
     output::write(report.as_bytes())
 }

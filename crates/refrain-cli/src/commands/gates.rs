@@ -8,7 +8,7 @@ use refrain::decode::prompt_tokens;
 use refrain::files::write_atomic;
 use refrain::models::TrainedModel;
 use refrain::nn::GateTrace;
-use refrain::text::{Vocabulary, name_unknown};
+use refrain::text::{Unit, Vocabulary, name_unknown};
 use serde_json::json;
 
 use crate::engine::{EngineArgs, at_least_one};
@@ -58,10 +58,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     args.engine.install()?;
     let trained = model::load(&args.model)?;
+    if trained.vocabulary.unit() != Unit::Char {
+        return Err(Usage::error(
+            format!("{} is a model of words: pictures have a character above each column", args.model.display()),
+            "draw a model of characters",
+        ));
+    }
     let layers = trained.model.recurrent.layers.len();
     if args.layer.get() > layers {
         let message = format!("--layer {}: the model has {layers} recurrent layer{}", args.layer, plural(layers));
         return Err(Usage::error(message, "they are counted from 1, the lowest"));
+    }
+    if trained.config.projection_size.is_some() {
+        return Err(Usage::error(
+            "pictures of layers with a projection are not drawn yet: they have fewer hidden states than gates",
+            "draw a model without `model.projection-size`",
+        ));
     }
     let tokens = read(&args.text, &trained.vocabulary)?;
     let seen = Seen::of(&trained, &tokens, args.layer.get() - 1);
@@ -100,7 +112,7 @@ fn read(text: &str, vocabulary: &Vocabulary) -> anyhow::Result<Vec<u32>> {
         let message = format!("the text is of {characters} characters, but a picture shows at most {MAX_CHARACTERS}");
         return Err(Usage::error(message, "give a shorter one, such as one sentence"));
     }
-    let unknown = vocabulary.unknown_chars(&text);
+    let unknown = vocabulary.unknown(&text);
     if !unknown.is_empty() {
         let message = format!("the model does not know these characters of the text: {}", name_unknown(&unknown));
         return Err(Usage::error(message, "leave them out; `refrain info` shows those that it knows"));
@@ -132,7 +144,7 @@ impl Seen {
             let values: Vec<f32> = tensor.into_data().try_into_vec().expect("gates are f32");
             (name.to_owned(), values.chunks_exact(hidden_size).map(<[f32]>::to_vec).collect())
         });
-        let characters = tokens.iter().map(|&token| trained.vocabulary.token(token).unwrap_or('\u{fffd}')).collect();
+        let characters = trained.vocabulary.decode(tokens).chars().collect();
         Self { characters, hidden_size, values: values.collect() }
     }
 

@@ -16,8 +16,8 @@ use crate::{input, model, output};
 
 /// Let a model continue a prompt
 ///
-/// The text goes to stdout as it comes, the prompt first. The same seed gives the same text. A model of characters never
-/// writes the unknown character. A prompt is read as the beginning of a line: a new line goes before it, unseen, unless it
+/// The text goes to stdout as it comes, the prompt first. The same seed gives the same text. The unknown token is never
+/// written. A prompt is read as the beginning of a line: a new line goes before it, unseen, unless it
 /// begins with one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// How many texts to write; a line of three dashes stands between them
     #[arg(long, value_name = "N", default_value_t = 1)]
     num: u64,
-    /// What to do with characters of the prompt that the model does not know
+    /// What to do with characters or words of the prompt that the model does not know
     #[arg(long, value_name = "RULE", default_value = "error")]
     unknown: Unknown,
     /// Print one JSON object a text, with `prompt` and `text`
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if args.json {
             let written: Vec<u32> = generation.collect();
             output::json(&json!({
-                "sample": sample, "seed": args.seed, "prompt": prompt, "text": trained.vocabulary.decode(&written),
+                "sample": sample, "seed": args.seed, "prompt": prompt, "text": trained.vocabulary.continuation(&prompt, &written),
             }))?;
             continue;
         }
@@ -92,8 +92,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             output::write(b"---\n")?;
         }
         output::write(prompt.as_bytes())?;
+        let mut before = prompt.clone();
         for token in generation {
-            output::write(trained.vocabulary.decode(&[token]).as_bytes())?;
+            let added = trained.vocabulary.continuation(&before, &[token]);
+            output::write(added.as_bytes())?;
+            before = added;
         }
         output::write(b"\n")?;
     }
@@ -105,12 +108,13 @@ fn prompt(args: &Args, vocabulary: &Vocabulary) -> anyhow::Result<(String, Vec<u
     let prompt = match args.prompt.as_deref() {
         Some("-") => input::read(Path::new("-"), None)?.1.text,
         Some(prompt) => prompt.to_owned(),
-        None if vocabulary.id('\n') != Vocabulary::UNKNOWN => "\n".to_owned(),
+        None if vocabulary.new_line().is_some() => "\n".to_owned(),
         None => return Ok((String::new(), prompt_tokens(vocabulary, ""))),
     };
     let prompt = known(prompt, vocabulary, args.unknown)?;
     if prompt.is_empty() {
-        return Err(Usage::error("the prompt is empty", "give at least one character, or leave --prompt out"));
+        let hint = format!("give at least one {}, or leave --prompt out", vocabulary.unit().singular());
+        return Err(Usage::error("the prompt is empty", hint));
     }
     let tokens = prompt_tokens(vocabulary, &prompt);
     Ok((prompt, tokens))
@@ -118,11 +122,12 @@ fn prompt(args: &Args, vocabulary: &Vocabulary) -> anyhow::Result<(String, Vec<u
 
 /// The prompt by the rule for unknown characters, which are named on stderr.
 fn known(prompt: String, vocabulary: &Vocabulary, rule: Unknown) -> anyhow::Result<String> {
-    let unknown = vocabulary.unknown_chars(&prompt);
+    let unknown = vocabulary.unknown(&prompt);
     if unknown.is_empty() {
         return Ok(prompt);
     }
-    let message = format!("the model does not know these characters of the prompt: {}", name_unknown(&unknown));
+    let tokens = vocabulary.unit().plural();
+    let message = format!("the model does not know these {tokens} of the prompt: {}", name_unknown(&unknown));
     match rule {
         Unknown::Error => Err(Usage::error(
             message,
@@ -134,7 +139,7 @@ fn known(prompt: String, vocabulary: &Vocabulary, rule: Unknown) -> anyhow::Resu
         }
         Unknown::Skip => {
             Console::new().line(&format!("note: {message}; they are left out"));
-            Ok(prompt.chars().filter(|&ch| vocabulary.id(ch) != Vocabulary::UNKNOWN).collect())
+            Ok(vocabulary.without_unknown(&prompt))
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use refrain::data::grouped;
 use refrain::models::{Dtype, NamedTensor};
+use refrain::text::{Unit, Vocabulary};
 use serde_json::json;
 
 use crate::{model, output};
@@ -27,8 +28,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let trained = model::load(&file)?;
     let tensors = trained.model.to_tensors();
     let parameters: usize = tensors.iter().map(|tensor| tensor.values.len()).sum();
-    let characters: String =
-        (0..trained.vocabulary.len() as u32).filter_map(|id| trained.vocabulary.token(id)).collect();
+    let vocabulary = &trained.vocabulary;
+    let unit = vocabulary.unit();
     let bytes = std::fs::metadata(&file)?.len();
     if args.json {
         let shapes: Vec<_> = tensors
@@ -42,7 +43,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             "model": trained.config,
             "parameters": parameters,
             "tensors": shapes,
-            "vocabulary": { "size": trained.vocabulary.len(), "characters": characters },
+            "vocabulary": {
+                "size": vocabulary.len(),
+                "unit": unit,
+                "scope": vocabulary.scope(),
+                unit.plural(): match unit {
+                    Unit::Char => json!(vocabulary.tokens().concat()),
+                    Unit::Word => json!(vocabulary.tokens()),
+                },
+            },
             "provenance": trained.provenance,
             "recipe": trained.recipe,
         }));
@@ -53,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let provenance = &trained.provenance;
     let mut text = String::new();
     writeln!(text, "file         {}, {} bytes", file.display(), grouped(bytes))?;
-    writeln!(text, "task         language model of characters")?;
+    writeln!(text, "task         language model of {}", unit.plural())?;
     let config = &trained.config;
     writeln!(
         text,
@@ -66,12 +75,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let in_eight_bits = if tensor.dtype == Dtype::I8 { ", int8" } else { "" };
         writeln!(text, "  {:<29} {}{in_eight_bits}", tensor.name, shape.join(" × "))?;
     }
-    writeln!(
-        text,
-        "vocabulary   {} tokens: <unk> and {}",
-        grouped(trained.vocabulary.len() as u64),
-        excerpt(&characters)
-    )?;
+    let size = grouped(vocabulary.len() as u64);
+    writeln!(text, "vocabulary   {size} tokens: <unk> and {}", excerpt(vocabulary))?;
+    writeln!(text, "             {}", vocabulary.scope().description())?;
     write!(text, "trained      {} steps, {:.2} epochs", grouped(provenance.step), provenance.epoch)?;
     match provenance.valid_loss_nats {
         Some(loss) => writeln!(text, ", validation loss {loss:.4} nats")?,
@@ -104,13 +110,29 @@ fn dtypes(tensors: &[NamedTensor]) -> String {
     }
 }
 
-/// The characters themselves, as many as a line holds.
-fn excerpt(characters: &str) -> String {
+/// The tokens themselves, as many as a line holds.
+fn excerpt(vocabulary: &Vocabulary) -> String {
     const SHOWN: usize = 80;
-    let mut shown = String::new();
-    for ch in characters.chars().take(SHOWN) {
-        if ch.is_control() || ch == '\\' { shown.extend(ch.escape_debug()) } else { shown.push(ch) }
+    let between = match vocabulary.unit() {
+        Unit::Char => "",
+        Unit::Word => " ",
+    };
+    let (mut shown, mut length, mut count) = (String::new(), 0, 0);
+    for token in vocabulary.tokens() {
+        length += token.chars().count() + between.len();
+        if length > SHOWN {
+            break;
+        }
+        if count > 0 {
+            shown.push_str(between);
+        }
+        for ch in token.chars() {
+            if ch.is_control() || ch == '\\' { shown.extend(ch.escape_debug()) } else { shown.push(ch) }
+        }
+        count += 1;
     }
-    let more = characters.chars().count().saturating_sub(SHOWN);
-    if more == 0 { shown } else { format!("{shown} … and {} more", grouped(more as u64)) }
+    match vocabulary.tokens().len() - count {
+        0 => shown,
+        more => format!("{shown} … and {} more", grouped(more as u64)),
+    }
 }

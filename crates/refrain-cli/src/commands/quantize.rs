@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             "text": name,
             "encoding": decoded.encoding,
             "tokens": after.tokens,
-            "unknown": unknown,
+            "unknown": unknown.count,
             "perplexity_before": before.perplexity(),
             "perplexity_after": after.perplexity(),
             "rise_percent": rise,
@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         grouped(weights.parameters),
         args.output.display(),
     );
-    report += &score::unknown_line(unknown, &decoded.text);
+    report += &score::unknown_line(unknown);
     output::write(report.as_bytes())
 }
 

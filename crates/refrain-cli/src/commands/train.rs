@@ -1,6 +1,5 @@
 //! `refrain train`.
 
-use std::f64::consts::LN_2;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use refrain::data::{BUILTIN_PREFIX, grouped};
 use refrain::files::FileError;
+use refrain::metrics::UnitScore;
 use refrain::tasks::LanguageModelData;
+use refrain::text::Unit;
 use refrain::train::{
     BEST, BUILT_IN, EvalRecord, Finish, Observer, Outcome, Recipe, RunFolder, Stop, TrainError, TrainRecord, Trainer,
 };
@@ -144,10 +145,11 @@ fn train(trainer: Trainer, recipe: &Recipe, engine: &str, json: bool) -> anyhow:
     let mut console = Console::new();
     summarise(&mut console, &trainer, recipe, engine);
     let folder = trainer.folder().to_owned();
+    let unit = trainer.data().vocabulary.unit();
     let (_, total_steps) = trainer.steps();
     let mut watcher = Watcher { console, signals: Signals::install()?, total_steps };
     let outcome = trainer.run(&mut watcher)?;
-    finish(&mut watcher.console, &outcome, &folder, json)
+    finish(&mut watcher.console, &outcome, unit, &folder, json)
 }
 
 fn summarise(console: &mut Console, trainer: &Trainer, recipe: &Recipe, engine: &str) {
@@ -187,7 +189,7 @@ fn summarise(console: &mut Console, trainer: &Trainer, recipe: &Recipe, engine: 
     console.line("");
 }
 
-fn finish(console: &mut Console, outcome: &Outcome, folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
+fn finish(console: &mut Console, outcome: &Outcome, unit: Unit, folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let resume = format!("go on with: refrain train --resume {}", folder.display());
     let (reason, code) = match outcome.reason {
         Finish::Completed => ("completed", ExitCode::SUCCESS),
@@ -198,10 +200,10 @@ fn finish(console: &mut Console, outcome: &Outcome, folder: &Path, json: bool) -
     console.line(&format!("{reason} at step {}; saved in {}", grouped(outcome.step), folder.display()));
     if let Some(best) = &outcome.best {
         console.line(&format!(
-            "best model  step {}, valid {:.4} nats, {:.4} bits/char: {}",
+            "best model  step {}, valid {:.4} nats, {}: {}",
             grouped(best.step),
             best.loss_nats,
-            best.loss_nats / LN_2,
+            UnitScore::of(unit, best.loss_nats),
             folder.join(BEST).display()
         ));
     }
@@ -209,13 +211,14 @@ fn finish(console: &mut Console, outcome: &Outcome, folder: &Path, json: bool) -
         console.line(&resume);
     }
     if json {
+        let score = UnitScore::of(unit, outcome.best.as_ref().map_or(f64::NAN, |best| best.loss_nats));
         output::json(&serde_json::json!({
             "reason": reason,
             "run": folder.display().to_string(),
             "step": outcome.step,
             "best_step": outcome.best.as_ref().map(|best| best.step),
             "best_loss_nats": outcome.best.as_ref().map(|best| best.loss_nats),
-            "best_bits_per_char": outcome.best.as_ref().map(|best| best.loss_nats / LN_2),
+            format!("best_{}", score.name()): score.value(),
             "sample": outcome.best.as_ref().map(|best| &best.sample),
         }))?;
     } else if let Some(best) = &outcome.best {
@@ -235,12 +238,12 @@ struct Watcher {
 impl Observer for Watcher {
     fn trained(&mut self, record: &TrainRecord, seconds_left: f64) {
         self.console.status(&format!(
-            "step {:>6}/{}  epoch {:>2}  loss {:.4} nats  {:.4} bits/char  {:>7} tokens/s  left {:>7}  lr {:.2e}  grad {:.3}",
+            "step {:>6}/{}  epoch {:>2}  loss {:.4} nats  {}  {:>7} tokens/s  left {:>7}  lr {:.2e}  grad {:.3}",
             record.step,
             self.total_steps,
             record.epoch,
             record.loss_nats,
-            record.bits_per_char,
+            record.score,
             grouped(record.tokens_per_second.round() as u64),
             duration(seconds_left),
             record.learning_rate,
@@ -250,12 +253,12 @@ impl Observer for Watcher {
 
     fn evaluated(&mut self, record: &EvalRecord, best: bool) {
         self.console.line(&format!(
-            "step {:>6}/{}  epoch {:>2}  valid {:.4} nats  {:.4} bits/char  after {}{}",
+            "step {:>6}/{}  epoch {:>2}  valid {:.4} nats  {}  after {}{}",
             record.step,
             self.total_steps,
             record.epoch,
             record.loss_nats,
-            record.bits_per_char,
+            record.score,
             duration(record.seconds),
             if best { "  best so far" } else { "" },
         ));

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::DataError;
 use crate::files::{FileError, sha256};
-use crate::setting::{Allowed, Range, Setting, empty_is_none};
-use crate::text::{Decoded, Encoding, decode};
+use crate::setting::{Allowed, Range, Setting, empty_is_none, zero_is_none};
+use crate::text::{Decoded, Encoding, Scope, Tokenization, Unit, Vocabulary, VocabularyLimits, decode};
 
 /// What the name of a text that comes with the program starts with.
 pub const BUILTIN_PREFIX: &str = "builtin:";
@@ -20,7 +20,7 @@ const BUILTINS: &[(&str, &str)] = &[
     ("tang", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/tang.txt"))),
 ];
 
-/// `[data]`: where the text comes from.
+/// `[data]`: where the text comes from, and what its tokens are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DataConfig {
@@ -35,8 +35,20 @@ pub struct DataConfig {
     /// The encoding of the files; "auto" in a recipe: detected.
     #[serde(with = "auto_is_none")]
     pub encoding: Option<Encoding>,
-    /// Characters that occur less often in the training text are unknown to the model.
+    /// What a token is; that of words has keys of its own.
+    pub tokens: Unit,
+    /// Tokens that occur less often in the training text are unknown to the model.
     pub min_count: usize,
+    /// At most this many ids, `<unk>` included: the most frequent tokens; 0 in a recipe: all.
+    #[serde(with = "zero_is_none")]
+    pub max_vocab_size: Option<usize>,
+    /// The validation text's tokens are in the vocabulary too: for figures to be compared with published ones, most of which
+    /// are of such models.
+    pub closed_vocabulary: bool,
+    /// word: capitals are read as small letters.
+    pub lower_case: bool,
+    /// word: the end of a line is a token. Otherwise it is white space.
+    pub end_of_sentence: bool,
 }
 
 impl Default for DataConfig {
@@ -47,19 +59,49 @@ impl Default for DataConfig {
             // nanoGPT, data/shakespeare_char/prepare.py
             valid_fraction: 0.1,
             encoding: None,
+            tokens: Unit::default(),
             min_count: 1,
+            max_vocab_size: None,
+            closed_vocabulary: false,
+            lower_case: false,
+            // Zaremba et al. 2014 and all who used their data
+            end_of_sentence: true,
         }
     }
 }
 
 impl DataConfig {
-    pub(crate) const SETTINGS: &'static [Setting] = &[
+    /// Those of words; the last two are theirs alone.
+    const SETTINGS: &'static [Setting] = &[
         Setting::new("train", Allowed::NonEmptyText),
         Setting::new("valid", Allowed::Text),
         Setting::new("valid-fraction", Allowed::Number(Range::Fraction)),
         Setting::new("encoding", Allowed::OneOf(&["auto", "utf-8", "gb18030", "utf-16le", "utf-16be"])),
+        Setting::new("tokens", Allowed::OneOf(Unit::NAMES)),
         Setting::new("min-count", Allowed::Integer(1)),
+        Setting::new("max-vocab-size", Allowed::Integer(0)),
+        Setting::new("closed-vocabulary", Allowed::Boolean),
+        Setting::new("lower-case", Allowed::Boolean),
+        Setting::new("end-of-sentence", Allowed::Boolean),
     ];
+
+    /// The keys of texts of such tokens.
+    pub(crate) const fn settings(tokens: Unit) -> &'static [Setting] {
+        match (tokens, Self::SETTINGS) {
+            (Unit::Char, [others @ .., _, _]) => others,
+            (_, all) => all,
+        }
+    }
+
+    fn tokenization(&self) -> Tokenization {
+        match self.tokens {
+            Unit::Char => Tokenization::CHARS,
+            Unit::Word => {
+                let Self { lower_case, end_of_sentence, .. } = *self;
+                Tokenization { unit: Unit::Word, lower_case, end_of_sentence }
+            }
+        }
+    }
 }
 
 /// The texts of a run, decoded.
@@ -125,6 +167,24 @@ impl Corpus {
         };
         let fingerprint = fingerprint(&train_text, &valid_text);
         Ok(Self { train_text, valid_text, sources, fingerprint })
+    }
+
+    /// The vocabulary that `config` asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::NothingKnown`] if it holds no token at all.
+    pub fn vocabulary(&self, config: &DataConfig) -> Result<Vocabulary, DataError> {
+        let texts = [self.train_text.as_str(), self.valid_text.as_str()];
+        let (texts, scope) =
+            if config.closed_vocabulary { (&texts[..], Scope::TrainAndValid) } else { (&texts[..1], Scope::Train) };
+        let DataConfig { min_count, max_vocab_size: max_size, .. } = *config;
+        let limits = VocabularyLimits { min_count, max_size };
+        let vocabulary = Vocabulary::of(texts, config.tokenization(), limits, scope);
+        if vocabulary.len() == 1 + usize::from(vocabulary.unit() == Unit::Word && vocabulary.new_line().is_some()) {
+            return Err(DataError::NothingKnown { unit: vocabulary.unit(), min_count, max_size });
+        }
+        Ok(vocabulary)
     }
 }
 
@@ -299,6 +359,39 @@ mod tests {
         ] {
             let error = Corpus::load(&config(name), folder.path()).unwrap_err();
             assert_eq!((error.to_string(), error.hint().map(str::to_owned)), (message, hint));
+        }
+    }
+
+    #[test]
+    fn a_closed_vocabulary_knows_the_validation_text_and_says_so() {
+        let folder = folder(&[("train.txt", b"the cat\nthe hat"), ("valid.txt", b"The bat\nthe cat\n")]);
+        let base = DataConfig { valid: Some("valid.txt".to_owned()), tokens: Unit::Word, ..config("train.txt") };
+        let corpus = Corpus::load(&base, folder.path()).unwrap();
+        let tokens = |config: &DataConfig| {
+            let vocabulary = corpus.vocabulary(config).unwrap();
+            (vocabulary.tokens().join(" "), vocabulary.scope())
+        };
+        assert_eq!(tokens(&base), ("\n the cat hat".to_owned(), Scope::Train));
+        let closed = DataConfig { closed_vocabulary: true, ..base.clone() };
+        assert_eq!(tokens(&closed), ("\n the cat The bat hat".to_owned(), Scope::TrainAndValid));
+        let small = DataConfig { lower_case: true, end_of_sentence: false, max_vocab_size: Some(3), ..closed };
+        assert_eq!(tokens(&small), ("the cat".to_owned(), Scope::TrainAndValid));
+        let chars = DataConfig { tokens: Unit::Char, lower_case: true, ..base.clone() };
+        assert_eq!(tokens(&chars), ("\n   a c e h t".to_owned(), Scope::Train));
+        for (config, message, hint) in [
+            (
+                DataConfig { min_count: 9, ..base.clone() },
+                "no word of the training text occurs `data.min-count` = 9 times",
+                "lower data.min-count; 1 keeps every word",
+            ),
+            (
+                DataConfig { max_vocab_size: Some(2), ..base },
+                "`data.max-vocab-size` = 2 leaves no word in the vocabulary",
+                "raise data.max-vocab-size; 0 keeps every word",
+            ),
+        ] {
+            let error = corpus.vocabulary(&config).unwrap_err();
+            assert_eq!((error.to_string().as_str(), error.hint()), (message, Some(hint)));
         }
     }
 

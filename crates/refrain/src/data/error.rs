@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::files::FileError;
-use crate::text::TextError;
+use crate::text::{TextError, Unit};
 
 /// Data that cannot be read, or not be trained on.
 #[derive(Debug, Error)]
@@ -80,20 +80,24 @@ pub enum DataError {
         valid: usize,
     },
     /// A vocabulary of nothing but the unknown token.
-    #[error("no character of the training text occurs `data.min-count` = {min_count} times")]
+    #[error("{}", nothing_known(*unit, *min_count, *max_size))]
     NothingKnown {
-        /// The number asked for.
+        /// What its tokens would be.
+        unit: Unit,
+        /// How often a token has to occur.
         min_count: usize,
+        /// How many ids there may be.
+        max_size: Option<usize>,
     },
     /// A text in which nothing can be predicted.
-    #[error("the text has {available} characters; at least 2 are needed, since nothing comes before the first")]
+    #[error("the text has {available} tokens; at least 2 are needed, since nothing comes before the first")]
     NothingToPredict {
         /// Tokens there are.
         available: usize,
     },
     /// Fewer tokens than one window of all streams takes.
     #[error(
-        "the {text} text has {available} characters, at least {needed} are needed: batch size × sequence length + 1 = \
+        "the {text} text has {available} tokens, at least {needed} are needed: batch size × sequence length + 1 = \
          {batch_size} × {seq_len} + 1"
     )]
     TooShort {
@@ -120,7 +124,14 @@ impl DataError {
             Self::Encoding { error, .. } => error.hint(),
             Self::TooShort { hint, .. } => Some(hint),
             Self::Split { .. } => Some("name a longer text, or a file of its own in `data.valid`"),
-            Self::NothingKnown { .. } => Some("lower data.min-count; 1 keeps every character"),
+            Self::NothingKnown { unit: Unit::Char, max_size: None, .. } => {
+                Some("lower data.min-count; 1 keeps every character")
+            }
+            Self::NothingKnown { unit: Unit::Word, max_size: None, .. } => {
+                Some("lower data.min-count; 1 keeps every word")
+            }
+            Self::NothingKnown { unit: Unit::Char, .. } => Some("raise data.max-vocab-size; 0 keeps every character"),
+            Self::NothingKnown { unit: Unit::Word, .. } => Some("raise data.max-vocab-size; 0 keeps every word"),
             Self::Empty { .. } | Self::ValidFraction { .. } | Self::NothingToPredict { .. } => None,
         }
     }
@@ -144,5 +155,13 @@ impl DataError {
             },
             other => other,
         }
+    }
+}
+
+fn nothing_known(unit: Unit, min_count: usize, max_size: Option<usize>) -> String {
+    let unit = unit.singular();
+    match max_size {
+        None => format!("no {unit} of the training text occurs `data.min-count` = {min_count} times"),
+        Some(size) => format!("`data.max-vocab-size` = {size} leaves no {unit} in the vocabulary"),
     }
 }

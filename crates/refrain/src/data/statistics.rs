@@ -6,11 +6,11 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Corpus, SourceInfo};
-use crate::text::Vocabulary;
+use crate::text::{Scope, Tokenization, Unit, Vocabulary};
 
-/// How many of the most frequent characters are listed.
+/// How many of the most frequent tokens are listed.
 const TOP: usize = 10;
-/// How many of the unknown characters are listed.
+/// How many of the unknown tokens are listed.
 const EXAMPLES: usize = 5;
 
 /// The size of a corpus and what it is made of.
@@ -21,40 +21,48 @@ pub struct DataSummary {
     pub sources: Vec<SourceInfo>,
     /// The fingerprint of the corpus.
     pub fingerprint: String,
+    /// What its tokens are.
+    pub unit: Unit,
     /// Ids of the vocabulary, `<unk>` included.
     pub vocab_size: usize,
+    /// Whether the end of a line is one of them, where tokens are words.
+    pub end_of_sentence: bool,
+    /// Which texts the vocabulary was made from.
+    pub scope: Scope,
     /// The training text.
     pub train: TextSummary,
     /// The validation text.
     pub valid: TextSummary,
-    /// The most frequent characters of the training text, the commonest first.
-    pub most_frequent: Vec<CharCount>,
-    /// The validation text's most frequent characters that the vocabulary does not know.
-    pub unknown_in_valid: Vec<CharCount>,
+    /// The most frequent tokens of the training text, the commonest first.
+    pub most_frequent: Vec<TokenCount>,
+    /// The validation text's most frequent tokens that the vocabulary does not know.
+    pub unknown_in_valid: Vec<TokenCount>,
 }
 
 /// The size of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TextSummary {
-    /// Its length in tokens; characters, for a vocabulary of characters.
+    /// What its tokens are.
+    pub unit: Unit,
+    /// Its length in tokens.
     pub tokens: usize,
     /// Its length in bytes of UTF-8.
     pub bytes: usize,
     /// Its lines.
     pub lines: usize,
-    /// How many different characters it has.
+    /// How many different tokens it has.
     pub distinct: usize,
     /// Tokens that the vocabulary does not know.
     pub unknown: usize,
 }
 
-/// A character, and how often it occurs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// A token, and how often it occurs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct CharCount {
-    /// The character.
-    pub ch: char,
+pub struct TokenCount {
+    /// The character or word.
+    pub token: String,
     /// How often it occurs.
     pub count: usize,
 }
@@ -62,12 +70,14 @@ pub struct CharCount {
 impl DataSummary {
     /// Summarises `corpus` as `vocabulary` sees it.
     pub fn new(corpus: &Corpus, vocabulary: &Vocabulary) -> Self {
-        let train = counts(&corpus.train_text);
-        let valid = counts(&corpus.valid_text);
-        let unknown = |counts: &[CharCount]| -> Vec<CharCount> {
-            counts.iter().filter(|entry| vocabulary.id(entry.ch) == Vocabulary::UNKNOWN).copied().collect()
+        let (unit, tokenization) = (vocabulary.unit(), vocabulary.tokenization());
+        let train = counts(&corpus.train_text, tokenization);
+        let valid = counts(&corpus.valid_text, tokenization);
+        let unknown = |counts: &[TokenCount]| -> Vec<TokenCount> {
+            counts.iter().filter(|entry| vocabulary.id(&entry.token) == Vocabulary::UNKNOWN).cloned().collect()
         };
-        let text = |text: &str, counts: &[CharCount]| TextSummary {
+        let text = |text: &str, counts: &[TokenCount]| TextSummary {
+            unit,
             tokens: counts.iter().map(|entry| entry.count).sum(),
             bytes: text.len(),
             lines: text.lines().count(),
@@ -77,23 +87,30 @@ impl DataSummary {
         Self {
             sources: corpus.sources.clone(),
             fingerprint: corpus.fingerprint.clone(),
+            unit,
             vocab_size: vocabulary.len(),
+            end_of_sentence: unit == Unit::Word && vocabulary.new_line().is_some(),
+            scope: vocabulary.scope(),
             train: text(&corpus.train_text, &train),
             valid: text(&corpus.valid_text, &valid),
-            most_frequent: train.iter().take(TOP).copied().collect(),
+            most_frequent: train.iter().take(TOP).cloned().collect(),
             unknown_in_valid: unknown(&valid),
         }
     }
 }
 
-/// The characters of a text, the commonest first, equals by code point.
-fn counts(text: &str) -> Vec<CharCount> {
-    let mut counts: HashMap<char, usize> = HashMap::new();
-    for ch in text.chars() {
-        *counts.entry(ch).or_default() += 1;
+/// The tokens of a text, the commonest first, equals by code points.
+fn counts(text: &str, tokenization: Tokenization) -> Vec<TokenCount> {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for piece in tokenization.pieces(text) {
+        let token = tokenization.token(piece);
+        match counts.get_mut(token.as_ref()) {
+            Some(count) => *count += 1,
+            None => drop(counts.insert(token.into_owned(), 1)),
+        }
     }
-    let mut counts: Vec<CharCount> = counts.into_iter().map(|(ch, count)| CharCount { ch, count }).collect();
-    counts.sort_unstable_by_key(|entry| (std::cmp::Reverse(entry.count), entry.ch));
+    let mut counts: Vec<TokenCount> = counts.into_iter().map(|(token, count)| TokenCount { token, count }).collect();
+    counts.sort_unstable_by(|a, b| b.count.cmp(&a.count).then_with(|| a.token.cmp(&b.token)));
     counts
 }
 
@@ -108,12 +125,15 @@ impl fmt::Display for DataSummary {
                 grouped(*bytes as u64)
             )?;
         }
-        let unknown_ids = self.vocab_size - 1;
+        let known = self.vocab_size - 1 - usize::from(self.end_of_sentence);
+        let others = if self.end_of_sentence { ", the end of a line and <unk>" } else { " and <unk>" };
         writeln!(
             f,
-            "vocabulary  {} ids: {} characters and <unk>",
+            "vocabulary  {} ids: {} {}{others}; {}",
             grouped(self.vocab_size as u64),
-            grouped(unknown_ids as u64)
+            grouped(known as u64),
+            self.unit.plural(),
+            self.scope.description(),
         )?;
         writeln!(f, "training    {}", self.train)?;
         writeln!(f, "validation  {}", self.valid)?;
@@ -131,8 +151,13 @@ impl fmt::Display for DataSummary {
 
 impl fmt::Display for TextSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tokens, lines, distinct, unknown, .. } = *self;
-        write!(f, "{} characters, {} lines, {distinct} different", grouped(tokens as u64), grouped(lines as u64))?;
+        let Self { unit, tokens, lines, distinct, unknown, .. } = *self;
+        let [tokens_shown, lines, distinct] = [tokens, lines, distinct].map(|count| grouped(count as u64));
+        let tokens_are = match unit {
+            Unit::Char => "characters",
+            Unit::Word => "tokens",
+        };
+        write!(f, "{tokens_shown} {tokens_are}, {lines} lines, {distinct} different")?;
         if unknown > 0 {
             let percent = 100.0 * unknown as f64 / tokens as f64;
             write!(f, ", {} unknown ({percent:.2} %)", grouped(unknown as u64))?;
@@ -141,9 +166,16 @@ impl fmt::Display for TextSummary {
     }
 }
 
-fn listed(counts: &[CharCount]) -> String {
+fn listed(counts: &[TokenCount]) -> String {
+    let shown = |token: &str| {
+        let mut chars = token.chars();
+        match (chars.next(), chars.next()) {
+            (Some(ch), None) => format!("{ch:?}"),
+            _ => format!("{token:?}"),
+        }
+    };
     let entries: Vec<String> =
-        counts.iter().map(|entry| format!("{:?} {}", entry.ch, grouped(entry.count as u64))).collect();
+        counts.iter().map(|entry| format!("{} {}", shown(&entry.token), grouped(entry.count as u64))).collect();
     entries.join(", ")
 }
 
@@ -175,7 +207,7 @@ mod tests {
         assert_eq!(
             summary.to_string(),
             "builtin:shakespeare: 1,115,394 characters, 1,115,394 bytes, utf-8 (comes with the program)\n\
-             vocabulary  66 ids: 65 characters and <unk>\n\
+             vocabulary  66 ids: 65 characters and <unk>; from the training text alone\n\
              training    1,003,854 characters, 35,526 lines, 65 different\n\
              validation  111,540 characters, 4,475 lines, 61 different\n\
              frequent    ' ' 153,275, 'e' 85,496, 't' 60,384, 'o' 59,521, 'a' 49,718, 'h' 46,390, 's' 44,820, \

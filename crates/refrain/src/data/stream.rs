@@ -190,11 +190,11 @@ mod tests {
         let error = counting(64 * 128).windows(64, 128).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the training text has 8192 characters, at least 8193 are needed: batch size × sequence length + 1 = 64 × 128 + 1"
+            "the training text has 8192 tokens, at least 8193 are needed: batch size × sequence length + 1 = 64 × 128 + 1"
         );
         assert_eq!(error.hint(), Some("lower `train.batch-size` or `train.seq-len`, or train on a longer text"));
         let error = error.of_validation();
-        assert!(error.to_string().starts_with("the validation text has 8192 characters"));
+        assert!(error.to_string().starts_with("the validation text has 8192 tokens"));
         assert!(error.hint().unwrap().contains("data.valid-fraction"));
     }
 
@@ -205,7 +205,7 @@ mod tests {
         assert!(counting(1).single(128).is_err());
         assert_eq!(
             counting(0).single(128).unwrap_err().to_string(),
-            "the text has 0 characters; at least 2 are needed, since nothing comes before the first"
+            "the text has 0 tokens; at least 2 are needed, since nothing comes before the first"
         );
     }
 

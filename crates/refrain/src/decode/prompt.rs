@@ -8,9 +8,8 @@ use crate::text::Vocabulary;
 /// the middle of whatever line a stream begins with. A model that begins there with other than a line's end may take
 /// hundreds of characters to find its way back to the language; after one new line it knows where it is.
 pub fn prompt_tokens(vocabulary: &Vocabulary, prompt: &str) -> Vec<u32> {
-    let new_line = vocabulary.id('\n');
     let mut tokens = vocabulary.encode(prompt);
-    if new_line != Vocabulary::UNKNOWN && tokens.first() != Some(&new_line) {
+    if let Some(new_line) = vocabulary.new_line().filter(|new_line| tokens.first() != Some(new_line)) {
         tokens.insert(0, new_line);
     }
     if tokens.is_empty() {

@@ -1,6 +1,61 @@
 //! How well a language model predicts a text.
 
 use std::f64::consts::LN_2;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::text::Unit;
+
+/// A loss in the measure in which models of such tokens are compared, its unit in its name.
+///
+/// A number that is not finite is `null` in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnitScore {
+    /// The loss in bits, for each character of the text.
+    BitsPerChar(#[serde(deserialize_with = "nan_if_null")] f64),
+    /// `exp` of the loss in nats, for each word and each end of a line.
+    PerplexityPerWord(#[serde(deserialize_with = "nan_if_null")] f64),
+}
+
+impl UnitScore {
+    /// From the loss in nats per token.
+    pub fn of(unit: Unit, loss_nats: f64) -> Self {
+        match unit {
+            Unit::Char => Self::BitsPerChar(loss_nats / LN_2),
+            Unit::Word => Self::PerplexityPerWord(loss_nats.exp()),
+        }
+    }
+
+    /// Its name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BitsPerChar(_) => "bits_per_char",
+            Self::PerplexityPerWord(_) => "perplexity_per_word",
+        }
+    }
+
+    /// The number itself.
+    pub fn value(self) -> f64 {
+        let (Self::BitsPerChar(value) | Self::PerplexityPerWord(value)) = self;
+        value
+    }
+}
+
+impl fmt::Display for UnitScore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BitsPerChar(bits) => write!(f, "{bits:.4} bits/char"),
+            Self::PerplexityPerWord(perplexity) => write!(f, "{perplexity:.2} perplexity/word"),
+        }
+    }
+}
+
+/// JSON has no NaN and no infinity: they are written as `null` and read as NaN.
+fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
 
 /// The cross entropy of a text, and what it can be divided by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,7 +64,7 @@ pub struct LanguageModelScore {
     pub total_nats: f64,
     /// Tokens that were predicted: all but the first of each stream.
     pub tokens: u64,
-    /// Characters that these tokens stand for.
+    /// Characters of the text after the first token; where tokens are words, white space between them included.
     pub chars: u64,
     /// Bytes of these characters in UTF-8.
     pub bytes: u64,
@@ -40,6 +95,17 @@ impl LanguageModelScore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loss_is_told_in_the_measure_of_its_tokens() {
+        let [bits, perplexity] = [Unit::Char, Unit::Word].map(|unit| UnitScore::of(unit, 3.0 * LN_2));
+        assert_eq!(bits.to_string(), "3.0000 bits/char");
+        assert_eq!(perplexity.to_string(), "8.00 perplexity/word");
+        let json = serde_json::to_string(&UnitScore::BitsPerChar(1.5)).expect("JSON");
+        assert_eq!(json, "{\"bits_per_char\":1.5}");
+        let null = serde_json::from_str("{\"perplexity_per_word\":null}").expect("a score");
+        assert!(matches!(null, UnitScore::PerplexityPerWord(value) if value.is_nan()));
+    }
 
     #[test]
     fn a_fair_coin_costs_one_bit_and_has_perplexity_two() {

@@ -2,4 +2,4 @@
 
 mod language_model;
 
-pub use language_model::LanguageModelScore;
+pub use language_model::{LanguageModelScore, UnitScore};

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{Cell, Precision};
-use crate::setting::{Allowed, Range, Setting, names};
+use crate::nn::{Cell, Memory, Normalization, Precision, ResetGate};
+use crate::setting::{Allowed, Range, Setting, names, zero_is_none};
 
 names! {
     /// The recurrent cell.
@@ -54,6 +54,66 @@ impl From<PrecisionKind> for Precision {
     }
 }
 
+names! {
+    /// Whether the sums of a cell are normalised.
+    pub enum NormalizationKind {
+        /// They are not.
+        #[default]
+        None = "none",
+        /// Over all units, with learned gains (Ba et al. 2016).
+        Layer = "layer",
+    }
+}
+
+impl From<NormalizationKind> for Normalization {
+    fn from(kind: NormalizationKind) -> Self {
+        match kind {
+            NormalizationKind::None => Self::None,
+            NormalizationKind::Layer => Self::Layer,
+        }
+    }
+}
+
+names! {
+    /// Where the reset gate of a GRU comes.
+    pub enum ResetKind {
+        /// After the recurrent product, as in cuDNN and PyTorch: one product a step.
+        #[default]
+        AfterProduct = "after-product",
+        /// Before it, as in Cho et al. 2014.
+        BeforeProduct = "before-product",
+    }
+}
+
+impl From<ResetKind> for ResetGate {
+    fn from(kind: ResetKind) -> Self {
+        match kind {
+            ResetKind::AfterProduct => Self::AfterProduct,
+            ResetKind::BeforeProduct => Self::BeforeProduct,
+        }
+    }
+}
+
+names! {
+    /// How much of the forward pass training keeps for the way back. The weights it comes to are the same to the bit.
+    pub enum MemoryKind {
+        /// All of it.
+        #[default]
+        All = "all",
+        /// The states at about every √T-th of T steps; the rest is computed again (Chen et al. 2016).
+        SquareRoot = "square-root",
+    }
+}
+
+impl From<MemoryKind> for Memory {
+    fn from(kind: MemoryKind) -> Self {
+        match kind {
+            MemoryKind::All => Self::All,
+            MemoryKind::SquareRoot => Self::SquareRoot,
+        }
+    }
+}
+
 /// `[model]`: embedding → stacked recurrent layers → linear head over the vocabulary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -74,8 +134,50 @@ pub struct LanguageModelConfig {
     pub output_dropout: f64,
     /// In what the factors of large products are kept.
     pub precision: PrecisionKind,
-    /// What the bias of the forget gate starts at; the LSTM alone has one.
+    /// Units of the last recurrent layer; 0 in a recipe: as many as the others.
+    #[serde(with = "zero_is_none")]
+    pub last_hidden_size: Option<usize>,
+    /// The head has the embedding's weights (Press and Wolf 2017; Inan et al. 2017), of which there are then half as many. The
+    /// last layer needs as many units as the embedding is long.
+    pub tied_embeddings: bool,
+    /// `dropout`, `embedding-dropout` and `output-dropout` drop the same units at every step of a window (Gal and Ghahramani
+    /// 2016; `LockedDropout` of AWD-LSTM).
+    pub variational_dropout: bool,
+    /// Share of the vocabulary whose embeddings are zero for a window: whole words (Gal and Ghahramani 2016).
+    pub token_dropout: f64,
+    /// Share of the hidden state's units that the recurrent products of a window do not see (Gal and Ghahramani 2016).
+    pub hidden_dropout: f64,
+    /// Share of the candidate's units dropped, others at every step: nothing is forgotten by it (Semeniuta et al. 2016).
+    pub recurrent_dropout: f64,
+    /// Share of the recurrent weights dropped, the same ones at every step of a window (Merity et al. 2018).
+    pub weight_drop: f64,
+    /// Share of the hidden state's units that keep what they had (Krueger et al. 2017).
+    pub zoneout_hidden: f64,
+    /// lstm: share of the cell state's units that keep what they had.
+    pub zoneout_cell: f64,
+    /// Whether the sums of a cell are normalised.
+    pub normalization: NormalizationKind,
+    /// gru: where the reset gate comes.
+    pub reset: ResetKind,
+    /// lstm: the gates see the cell state of their own unit (Gers and Schmidhuber 2000).
+    pub peepholes: bool,
+    /// lstm: the input gate is what the forget gate leaves, a quarter fewer weights (Greff et al. 2017).
+    pub coupled_gates: bool,
+    /// lstm: units that the hidden units of each layer are projected to (Sak et al. 2014); 0 in a recipe: no projection.
+    #[serde(with = "zero_is_none")]
+    pub projection_size: Option<usize>,
+    /// lstm: what the bias of the forget gate starts at.
     pub forget_bias: f64,
+    /// Weights of the recurrent layers start uniform in plus or minus this; 0 in a recipe: Xavier input weights and orthogonal
+    /// recurrent ones, or what else is usual for the cell.
+    #[serde(with = "zero_is_none")]
+    pub init_range: Option<f64>,
+    /// Weights of embedding and head start uniform in plus or minus this; 0 in a recipe: standard normal the one, uniform in
+    /// ±1/√units the other, and both where they are tied.
+    #[serde(with = "zero_is_none")]
+    pub embedding_init_range: Option<f64>,
+    /// How much of the forward pass training keeps.
+    pub memory: MemoryKind,
 }
 
 impl Default for LanguageModelConfig {
@@ -93,31 +195,152 @@ impl Default for LanguageModelConfig {
             embedding_dropout: 0.0,
             output_dropout: 0.0,
             precision: PrecisionKind::default(),
+            last_hidden_size: None,
+            tied_embeddings: false,
+            variational_dropout: false,
+            token_dropout: 0.0,
+            hidden_dropout: 0.0,
+            recurrent_dropout: 0.0,
+            weight_drop: 0.0,
+            zoneout_hidden: 0.0,
+            zoneout_cell: 0.0,
+            normalization: NormalizationKind::default(),
+            reset: ResetKind::default(),
+            peepholes: false,
+            coupled_gates: false,
+            projection_size: None,
             // Jozefowicz et al. 2015, section 3.2: "a large bias of 1"
             forget_bias: 1.0,
+            init_range: None,
+            embedding_init_range: None,
+            memory: MemoryKind::default(),
         }
     }
 }
 
 impl LanguageModelConfig {
-    /// Those of an LSTM; the last is its alone.
-    const SETTINGS: &'static [Setting] = &[
-        Setting::new("cell", Allowed::OneOf(CellKind::NAMES)),
-        Setting::new("embedding-size", Allowed::Size(16_384)),
-        Setting::new("hidden-size", Allowed::Size(16_384)),
-        Setting::new("num-layers", Allowed::Size(64)),
-        Setting::new("dropout", Allowed::Number(Range::BelowOne)),
-        Setting::new("embedding-dropout", Allowed::Number(Range::BelowOne)),
-        Setting::new("output-dropout", Allowed::Number(Range::BelowOne)),
-        Setting::new("precision", Allowed::OneOf(PrecisionKind::NAMES)),
-        Setting::new("forget-bias", Allowed::Number(Range::Finite)),
-    ];
+    /// Units of the last layer's output, which the head reads.
+    pub fn output_size(&self) -> usize {
+        self.layer_sizes(self.num_layers.saturating_sub(1))[2]
+    }
+
+    /// Features that a layer reads, its units, and those of its output.
+    pub(super) fn layer_sizes(&self, layer: usize) -> [usize; 3] {
+        let projection = self.projection_size.filter(|_| self.cell == CellKind::Lstm);
+        let is_last = layer + 1 == self.num_layers;
+        let hidden_size = self.last_hidden_size.filter(|_| is_last).unwrap_or(self.hidden_size);
+        let input_size = if layer == 0 { self.embedding_size } else { projection.unwrap_or(self.hidden_size) };
+        [input_size, hidden_size, projection.unwrap_or(hidden_size)]
+    }
+
+    /// What does not go together, if anything: the key to blame, the problem, and what to do about it.
+    pub(crate) fn conflict(&self) -> Option<(&'static str, String, String)> {
+        let Self { embedding_size, num_layers, .. } = *self;
+        let output_size = self.output_size();
+        if self.tied_embeddings && output_size != embedding_size {
+            return Some((
+                "tied-embeddings",
+                format!(
+                    "`model.tied-embeddings` needs a last layer of {embedding_size} units, as the embedding is long; it has {output_size}"
+                ),
+                format!("set model.last-hidden-size = {embedding_size}, or model.embedding-size = {output_size}"),
+            ));
+        }
+        if self.cell == CellKind::Gru
+            && self.reset == ResetKind::BeforeProduct
+            && self.normalization == NormalizationKind::Layer
+        {
+            return Some((
+                "reset",
+                "`model.reset` = \"before-product\" does not go with `model.normalization` = \"layer\": there is no one product of the state".to_owned(),
+                "leave one of them out".to_owned(),
+            ));
+        }
+        // More have no numbers of their own for the masks of every layer.
+        const MASKED_LAYERS: usize = 31;
+        let masks = [
+            ("variational-dropout", f64::from(u8::from(self.variational_dropout))),
+            ("hidden-dropout", self.hidden_dropout),
+            ("recurrent-dropout", self.recurrent_dropout),
+            ("weight-drop", self.weight_drop),
+            ("zoneout-hidden", self.zoneout_hidden),
+            ("zoneout-cell", self.zoneout_cell),
+        ];
+        let (key, _) = masks.into_iter().find(|(_, share)| *share > 0.0 && num_layers > MASKED_LAYERS)?;
+        Some((
+            key,
+            format!("`model.{key}` is for at most {MASKED_LAYERS} layers, and there are {num_layers}"),
+            format!("set model.num-layers = {MASKED_LAYERS}, or leave {key} out"),
+        ))
+    }
 
     /// The keys of a model of one cell.
     pub(crate) const fn settings(cell: CellKind) -> &'static [Setting] {
-        match (cell, Self::SETTINGS) {
-            (CellKind::Gru | CellKind::MinGru | CellKind::Rnn | CellKind::RnnRelu, [others @ .., _]) => others,
-            (_, all) => all,
+        const CELL: Setting = Setting::new("cell", Allowed::OneOf(CellKind::NAMES));
+        const EMBEDDING: Setting = Setting::new("embedding-size", Allowed::Size(16_384));
+        const HIDDEN: Setting = Setting::new("hidden-size", Allowed::Size(16_384));
+        const LAYERS: Setting = Setting::new("num-layers", Allowed::Size(64));
+        const LAST: Setting = Setting::new("last-hidden-size", Allowed::SizeOrNone(16_384));
+        const TIED: Setting = Setting::new("tied-embeddings", Allowed::Boolean);
+        const DROPOUT: Setting = share("dropout");
+        const EMBEDDING_DROPOUT: Setting = share("embedding-dropout");
+        const OUTPUT_DROPOUT: Setting = share("output-dropout");
+        const VARIATIONAL: Setting = Setting::new("variational-dropout", Allowed::Boolean);
+        const TOKEN_DROPOUT: Setting = share("token-dropout");
+        const HIDDEN_DROPOUT: Setting = share("hidden-dropout");
+        const RECURRENT_DROPOUT: Setting = share("recurrent-dropout");
+        const WEIGHT_DROP: Setting = share("weight-drop");
+        const ZONEOUT_HIDDEN: Setting = share("zoneout-hidden");
+        const ZONEOUT_CELL: Setting = share("zoneout-cell");
+        const NORMALIZATION: Setting = Setting::new("normalization", Allowed::OneOf(NormalizationKind::NAMES));
+        const RESET: Setting = Setting::new("reset", Allowed::OneOf(ResetKind::NAMES));
+        const PEEPHOLES: Setting = Setting::new("peepholes", Allowed::Boolean);
+        const COUPLED: Setting = Setting::new("coupled-gates", Allowed::Boolean);
+        const PROJECTION: Setting = Setting::new("projection-size", Allowed::SizeOrNone(16_384));
+        const FORGET_BIAS: Setting = Setting::new("forget-bias", Allowed::Number(Range::Finite));
+        const INIT: Setting = Setting::new("init-range", Allowed::Number(Range::NotNegative));
+        const EMBEDDING_INIT: Setting = Setting::new("embedding-init-range", Allowed::Number(Range::NotNegative));
+        const MEMORY: Setting = Setting::new("memory", Allowed::OneOf(MemoryKind::NAMES));
+        const PRECISION: Setting = Setting::new("precision", Allowed::OneOf(PrecisionKind::NAMES));
+        const fn share(key: &'static str) -> Setting {
+            Setting::new(key, Allowed::Number(Range::BelowOne))
+        }
+        #[rustfmt::skip]
+        const LSTM: &[Setting] = &[
+            CELL, EMBEDDING, HIDDEN, LAYERS, LAST, TIED,
+            DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, VARIATIONAL, TOKEN_DROPOUT,
+            HIDDEN_DROPOUT, RECURRENT_DROPOUT, WEIGHT_DROP, ZONEOUT_HIDDEN, ZONEOUT_CELL,
+            NORMALIZATION, PEEPHOLES, COUPLED, PROJECTION, FORGET_BIAS,
+            INIT, EMBEDDING_INIT, MEMORY, PRECISION,
+        ];
+        #[rustfmt::skip]
+        const GRU: &[Setting] = &[
+            CELL, EMBEDDING, HIDDEN, LAYERS, LAST, TIED,
+            DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, VARIATIONAL, TOKEN_DROPOUT,
+            HIDDEN_DROPOUT, RECURRENT_DROPOUT, WEIGHT_DROP, ZONEOUT_HIDDEN,
+            NORMALIZATION, RESET,
+            INIT, EMBEDDING_INIT, MEMORY, PRECISION,
+        ];
+        #[rustfmt::skip]
+        const MIN_GRU: &[Setting] = &[
+            CELL, EMBEDDING, HIDDEN, LAYERS, LAST, TIED,
+            DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, VARIATIONAL, TOKEN_DROPOUT,
+            RECURRENT_DROPOUT, ZONEOUT_HIDDEN,
+            INIT, EMBEDDING_INIT, MEMORY, PRECISION,
+        ];
+        #[rustfmt::skip]
+        const RNN: &[Setting] = &[
+            CELL, EMBEDDING, HIDDEN, LAYERS, LAST, TIED,
+            DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, VARIATIONAL, TOKEN_DROPOUT,
+            HIDDEN_DROPOUT, WEIGHT_DROP, ZONEOUT_HIDDEN,
+            NORMALIZATION,
+            INIT, EMBEDDING_INIT, MEMORY, PRECISION,
+        ];
+        match cell {
+            CellKind::Lstm => LSTM,
+            CellKind::Gru => GRU,
+            CellKind::MinGru => MIN_GRU,
+            CellKind::Rnn | CellKind::RnnRelu => RNN,
         }
     }
 }

@@ -1,47 +1,124 @@
 //! The recurrent language model: embedding → stacked recurrent layers → linear head over the vocabulary.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData, module};
 
 use super::artefact::{Artefact, ArtefactError, Dtype, NamedTensor};
-use super::config::{CellKind, LanguageModelConfig};
+use super::config::{CellKind, LanguageModelConfig, NormalizationKind};
 use crate::nn::{
-    Cell, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, Initializer, LayerConfig, Linear,
-    LinearConfig, LstmConfig, MinGruConfig, Nonlinearity, RecurrentState, RnnConfig, Stack, StackConfig, values,
+    Cell, Connection, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, InitialWeights, Initializer,
+    InputGate, LayerConfig, Linear, LinearConfig, LstmConfig, MinGruConfig, Nonlinearity, Peepholes, Precision,
+    RecurrentOptions, RecurrentState, RnnConfig, Stack, StackConfig, VariationalDropout, activation_regularisation,
+    temporal_activation_regularisation, values,
 };
 use crate::parameter_path::ParameterPath;
 
-/// Places of dropout: the embedding, the head, and from the third on the boundaries between layers.
+/// Places of dropout: the embedding, the head, from the third on the layers, and at the end the tokens.
 const EMBEDDING_SITE: u8 = 0;
 const OUTPUT_SITE: u8 = 1;
 const FIRST_LAYER_SITE: usize = 2;
+const TOKEN_SITE: u8 = u8::MAX;
 
 impl LanguageModelConfig {
     /// A model with initial weights, which depend on `seed` alone.
+    ///
+    /// # Panics
+    /// If an option does not go with another, which recipes are checked for.
     pub fn init(&self, vocab_size: usize, seed: u64, device: &Device) -> LanguageModel {
+        if let Some((_, problem, _)) = self.conflict() {
+            panic!("{problem}");
+        }
         let init = &mut Initializer::new(seed, device);
+        let output_size = self.output_size();
+        let mut embedding = EmbeddingConfig { vocab_size, embedding_size: self.embedding_size }.init(init);
+        // What both would begin with is for the head: its scores are products of many weights.
+        let tied_range = self.tied_embeddings.then(|| 1.0 / (output_size as f64).sqrt());
+        if let Some(range) = self.embedding_init_range.or(tied_range) {
+            embedding.weight = init.uniform([vocab_size, self.embedding_size], range);
+        }
+        let recurrent = StackConfig {
+            layers: (0..self.num_layers).map(|layer| self.layer(layer)).collect(),
+            dropout: if self.variational_dropout { 0.0 } else { self.dropout },
+            connection: Connection::Plain,
+        }
+        .init(init);
+        let Linear { weight, bias, precision } =
+            LinearConfig { precision: self.precision.into(), ..LinearConfig::new(output_size, vocab_size) }.init(init);
+        let weight = match self.embedding_init_range {
+            _ if self.tied_embeddings => None,
+            Some(range) => Some(init.uniform([vocab_size, output_size], range)),
+            None => Some(weight),
+        };
         LanguageModel {
-            embedding: EmbeddingConfig { vocab_size, embedding_size: self.embedding_size }.init(init),
-            recurrent: StackConfig { dropout: self.dropout, ..StackConfig::uniform(self.layer(), self.num_layers) }
-                .init(init),
-            head: LinearConfig { precision: self.precision.into(), ..LinearConfig::new(self.hidden_size, vocab_size) }
-                .init(init),
-            embedding_dropout: self.embedding_dropout,
-            output_dropout: self.output_dropout,
+            embedding,
+            recurrent,
+            head: Head { weight, bias, precision },
+            dropout: InputDropout {
+                token: self.token_dropout,
+                // A layer drops its input itself where the same units go at every step.
+                embedding: if self.variational_dropout { 0.0 } else { self.embedding_dropout },
+                output: self.output_dropout,
+                variational: self.variational_dropout,
+            },
             weights: Dtype::F32,
         }
     }
 
-    /// The lowest recurrent layer.
-    fn layer(&self) -> LayerConfig {
-        let Self { embedding_size: input_size, hidden_size, .. } = *self;
-        let forget_bias = self.forget_bias.into();
-        let precision = self.precision.into();
-        let rnn = |nonlinearity| RnnConfig { nonlinearity, precision, ..RnnConfig::new(input_size, hidden_size) };
+    /// A recurrent layer, counted from the lowest. What a cell does not have is of no account.
+    fn layer(&self, layer: usize) -> LayerConfig {
+        let [input_size, hidden_size, _] = self.layer_sizes(layer);
+        let cell = Cell::from(self.cell);
+        let share = |share: f64, has: bool| if has { share } else { 0.0 };
+        let has_products = cell.num_recurrent_gates() > 0;
+        let input_dropout = if layer == 0 { self.embedding_dropout } else { self.dropout };
+        let options = RecurrentOptions {
+            input_dropout: share(input_dropout, self.variational_dropout),
+            hidden_dropout: share(self.hidden_dropout, has_products),
+            recurrent_dropout: share(self.recurrent_dropout, cell.has_candidate()),
+            zoneout_hidden: self.zoneout_hidden,
+            zoneout_cell: share(self.zoneout_cell, cell.has_cell_state()),
+            weight_drop: share(self.weight_drop, has_products),
+            memory: self.memory.into(),
+        };
+        let weights = self.init_range.map(|bound| InitialWeights::Uniform { bound });
+        let (input_weights, recurrent_weights) = (weights, weights);
+        let (precision, normalization) = (self.precision.into(), self.normalization.into());
+        let rnn = |nonlinearity| RnnConfig {
+            nonlinearity,
+            precision,
+            normalization,
+            input_weights,
+            recurrent_weights,
+            options,
+            ..RnnConfig::new(input_size, hidden_size)
+        };
         match self.cell {
-            CellKind::Lstm => LstmConfig { forget_bias, precision, ..LstmConfig::new(input_size, hidden_size) }.into(),
-            CellKind::Gru => GruConfig { precision, ..GruConfig::new(input_size, hidden_size) }.into(),
-            CellKind::MinGru => MinGruConfig { precision, ..MinGruConfig::new(input_size, hidden_size) }.into(),
+            CellKind::Lstm => LstmConfig {
+                forget_bias: self.forget_bias.into(),
+                input_gate: if self.coupled_gates { InputGate::Coupled } else { InputGate::Own },
+                peepholes: if self.peepholes { Peepholes::Diagonal } else { Peepholes::None },
+                projection_size: self.projection_size,
+                precision,
+                normalization,
+                input_weights,
+                recurrent_weights,
+                options,
+                ..LstmConfig::new(input_size, hidden_size)
+            }
+            .into(),
+            CellKind::Gru => GruConfig {
+                reset: self.reset.into(),
+                precision,
+                normalization,
+                input_weights,
+                recurrent_weights,
+                options,
+                ..GruConfig::new(input_size, hidden_size)
+            }
+            .into(),
+            CellKind::MinGru => {
+                MinGruConfig { precision, input_weights, options, ..MinGruConfig::new(input_size, hidden_size) }.into()
+            }
             CellKind::Rnn => rnn(Nonlinearity::Tanh).into(),
             CellKind::RnnRelu => rnn(Nonlinearity::Relu).into(),
         }
@@ -50,23 +127,35 @@ impl LanguageModelConfig {
     /// The path and shape of every parameter of a model that [`init`](Self::init) would make, before memory is spent on
     /// one. The sizes may be any that a file claims.
     pub(crate) fn shapes(&self, vocab_size: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
-        let Self { embedding_size, hidden_size, .. } = *self;
-        let cell = Cell::from(self.cell);
-        let [gates, recurrent_gates, biases] = [cell.num_gates(), cell.num_recurrent_gates(), cell.num_biases()]
-            .map(|count| hidden_size.saturating_mul(count));
-        let layers = (0..self.num_layers).flat_map(move |layer| {
-            let input_size = if layer == 0 { embedding_size } else { hidden_size };
-            let name = move |name: &str| format!("recurrent.layers.{layer}.{name}");
-            let weight_hh = (recurrent_gates > 0).then(|| (name("weight_hh"), vec![recurrent_gates, hidden_size]));
-            let others = [(name("weight_ih"), vec![gates, input_size]), (name("bias"), vec![biases])];
-            others.into_iter().chain(weight_hh)
-        });
+        let head = (!self.tied_embeddings).then(|| ("head.weight".to_owned(), vec![vocab_size, self.output_size()]));
         let outer = [
-            ("embedding.weight".to_owned(), vec![vocab_size, embedding_size]),
-            ("head.weight".to_owned(), vec![vocab_size, hidden_size]),
+            ("embedding.weight".to_owned(), vec![vocab_size, self.embedding_size]),
             ("head.bias".to_owned(), vec![vocab_size]),
         ];
-        outer.into_iter().chain(layers)
+        let layers = (0..self.num_layers).flat_map(|layer| self.layer_shapes(layer));
+        outer.into_iter().chain(head).chain(layers)
+    }
+
+    fn layer_shapes(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
+        let [input_size, hidden_size, state_size] = self.layer_sizes(layer);
+        let is_lstm = self.cell == CellKind::Lstm;
+        let cell = if is_lstm && self.coupled_gates { Cell::CoupledLstm } else { Cell::from(self.cell) };
+        let [gates, recurrent_gates, biases] = [cell.num_gates(), cell.num_recurrent_gates(), cell.num_biases()]
+            .map(|count| hidden_size.saturating_mul(count));
+        let mut shapes = vec![("weight_ih", vec![gates, input_size]), ("bias", vec![biases])];
+        if recurrent_gates > 0 {
+            shapes.push(("weight_hh", vec![recurrent_gates, state_size]));
+            if self.normalization == NormalizationKind::Layer {
+                shapes.push(("norms.gain_ih", vec![gates]));
+                shapes.push(("norms.gain_hh", vec![recurrent_gates]));
+                shapes.extend(cell.has_cell_state().then(|| ("norms.cell_state", vec![hidden_size.saturating_mul(2)])));
+            }
+        }
+        if is_lstm {
+            shapes.extend(self.peepholes.then(|| ("peepholes", vec![hidden_size.saturating_mul(3)])));
+            shapes.extend(self.projection_size.map(|size| ("projection", vec![size, hidden_size])));
+        }
+        shapes.into_iter().map(|(name, shape)| (format!("recurrent.layers.{layer}.{name}"), shape)).collect()
     }
 }
 
@@ -77,16 +166,55 @@ pub struct LanguageModel {
     pub embedding: Embedding,
     /// The recurrent layers.
     pub recurrent: Stack,
-    /// `[vocab_size, hidden_size]`.
-    pub head: Linear,
-    embedding_dropout: f64,
-    output_dropout: f64,
+    /// What makes scores of the last layer's output.
+    pub head: Head,
+    #[module(skip)]
+    dropout: InputDropout,
     #[module(skip)]
     weights: Dtype,
 }
 
+/// The linear layer over the vocabulary.
+#[derive(Module, Debug)]
+pub struct Head {
+    /// `[vocab_size, hidden_size]`; none where it is the embedding's.
+    pub weight: Option<Param<Tensor<2>>>,
+    /// `[vocab_size]`.
+    pub bias: Param<Tensor<1>>,
+    /// In what the factors of large products are kept.
+    #[module(skip)]
+    pub precision: Precision,
+}
+
+/// What is dropped outside of the recurrent layers.
+#[derive(Clone, Copy, Debug)]
+struct InputDropout {
+    token: f64,
+    embedding: f64,
+    output: f64,
+    variational: bool,
+}
+
+/// How much the squares of the last layer's outputs cost, beside the cross entropy (Merity et al. 2018, section 4.6).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ActivationPenalties {
+    /// α, of the mean square of the outputs after dropout: activation regularisation.
+    pub activation: f64,
+    /// β, of that of the differences between consecutive outputs before dropout: temporal activation regularisation.
+    pub temporal: f64,
+}
+
+/// What training makes smaller over a window.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    /// The mean cross entropy in nats, `[1]`.
+    pub cross_entropy: Tensor<1>,
+    /// What the penalties add to it, `[1]`, if there are any.
+    pub penalty: Option<Tensor<1>>,
+}
+
 /// The name of a parameter that says in what the weights of a model are kept, since all of them are alike.
-const REPRESENTATIVE: &str = "head.weight";
+const REPRESENTATIVE: &str = "recurrent.layers.0.weight_ih";
 
 /// In what a parameter of a model is kept whose weights are kept in `weights`. That is the matrices of products: of the
 /// embedding, a token reads one row.
@@ -99,21 +227,41 @@ fn dtype_of(name: &str, shape: &[usize], weights: Dtype) -> Dtype {
 pub type LanguageModelState = Vec<RecurrentState>;
 
 impl LanguageModel {
-    /// The top layer's hidden states, as rows: `[batch_size * seq_len, hidden_size]`.
+    /// Where the model is.
+    pub fn device(&self) -> Device {
+        self.embedding.weight.val().device()
+    }
+
+    /// The layer over the vocabulary with the weights that it has or shares.
+    pub(super) fn linear(&self) -> Linear {
+        let Head { weight, bias, precision } = self.head.clone();
+        Linear { weight: weight.unwrap_or_else(|| self.embedding.weight.clone()), bias, precision }
+    }
+
+    /// The top layer's hidden states before and after dropout: `[batch_size, seq_len, hidden_size]`.
     fn features(
         &self,
         tokens: Tensor<2, Int>,
         state: Option<LanguageModelState>,
         schedule: Option<DropoutSchedule>,
-    ) -> (Tensor<2>, LanguageModelState) {
-        let [batch_size, seq_len] = tokens.dims();
-        let embedded = self.embedding.forward(tokens);
-        let embedded = Dropout { probability: self.embedding_dropout }.forward(embedded, schedule, EMBEDDING_SITE);
+    ) -> ([Tensor<3>; 2], LanguageModelState) {
+        let InputDropout { token, embedding, output: probability, variational } = self.dropout;
+        let mut embedded = self.embedding.forward(tokens.clone());
+        if schedule.is_some() && token > 0.0 {
+            let [vocab_size, _] = self.embedding.weight.dims();
+            let kept = Tensor::<2>::ones([vocab_size, 1], &embedded.device());
+            let kept = Dropout { probability: token }.forward(kept, schedule, TOKEN_SITE);
+            embedded = embedded * module::embedding(kept, tokens);
+        }
+        let embedded = Dropout { probability: embedding }.forward(embedded, schedule, EMBEDDING_SITE);
         let inner = schedule.map(|schedule| schedule.at(FIRST_LAYER_SITE));
         let (output, state) = self.recurrent.forward(embedded, None, state, inner);
-        let output = Dropout { probability: self.output_dropout }.forward(output, schedule, OUTPUT_SITE);
-        let [_, _, hidden_size] = output.dims();
-        (output.reshape([batch_size * seq_len, hidden_size]), state)
+        let dropped = if variational {
+            VariationalDropout { probability }.forward(output.clone(), schedule, OUTPUT_SITE)
+        } else {
+            Dropout { probability }.forward(output.clone(), schedule, OUTPUT_SITE)
+        };
+        ([output, dropped], state)
     }
 
     /// The mean cross entropy in nats, `[1]`, and the state after the window.
@@ -127,9 +275,29 @@ impl LanguageModel {
         state: Option<LanguageModelState>,
         schedule: Option<DropoutSchedule>,
     ) -> (Tensor<1>, LanguageModelState) {
-        let num_tokens = targets.dims().iter().product::<usize>();
-        let (features, state) = self.features(inputs, state, schedule);
-        (self.head.cross_entropy(features, targets.reshape([num_tokens])), state)
+        let (objective, state) = self.objective(inputs, targets, state, schedule, ActivationPenalties::default());
+        (objective.cross_entropy, state)
+    }
+
+    /// The same with penalties on the outputs of the last layer. Shapes as [`LanguageModel::loss`].
+    pub fn objective(
+        &self,
+        inputs: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        state: Option<LanguageModelState>,
+        schedule: Option<DropoutSchedule>,
+        penalties: ActivationPenalties,
+    ) -> (Objective, LanguageModelState) {
+        let ([output, dropped], state) = self.features(inputs, state, schedule);
+        let ActivationPenalties { activation, temporal } = penalties;
+        let of_activation = (activation > 0.0).then(|| activation_regularisation(dropped.clone(), None) * activation);
+        let of_change = (temporal > 0.0).then(|| temporal_activation_regularisation(output, None) * temporal);
+        let penalty = match (of_activation, of_change) {
+            (Some(one), Some(other)) => Some(one + other),
+            (one, other) => one.or(other),
+        };
+        let cross_entropy = self.linear().cross_entropy(rows(dropped), targets.flatten(0, 1));
+        (Objective { cross_entropy, penalty }, state)
     }
 
     /// The cross entropy of every token in nats, `[batch_size * seq_len]`, without dropout. Shapes as
@@ -140,9 +308,8 @@ impl LanguageModel {
         targets: Tensor<2, Int>,
         state: Option<LanguageModelState>,
     ) -> (Tensor<1>, LanguageModelState) {
-        let num_tokens = targets.dims().iter().product::<usize>();
-        let (features, state) = self.features(inputs, state, None);
-        (self.head.token_losses(features, targets.reshape([num_tokens])), state)
+        let ([_, features], state) = self.features(inputs, state, None);
+        (self.linear().token_losses(rows(features), targets.flatten(0, 1)), state)
     }
 
     /// In what the weights of recurrent layers and head are kept in a file, and where single steps are computed from them.
@@ -184,6 +351,12 @@ impl LanguageModel {
             None => Ok(Self { weights, ..model }),
         }
     }
+}
+
+/// `[batch_size * seq_len, hidden_size]`.
+fn rows(steps: Tensor<3>) -> Tensor<2> {
+    let [batch_size, seq_len, hidden_size] = steps.dims();
+    steps.reshape([batch_size * seq_len, hidden_size])
 }
 
 #[derive(Default)]
@@ -245,23 +418,91 @@ impl ModuleMapper for Writer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::models::ResetKind;
+
+    fn window(device: &Device) -> [Tensor<2, Int>; 2] {
+        let tokens = |shift: i32| {
+            let ids: Vec<i32> = (0..12).map(|at| (at * 5 + shift) % 7).collect();
+            Tensor::<2, Int>::from_data(TensorData::new(ids, [2, 6]), device)
+        };
+        [tokens(0), tokens(3)]
+    }
 
     #[test]
-    fn the_shapes_are_those_of_the_model() {
-        for &cell in CellKind::ALL {
-            let sizes = LanguageModelConfig { embedding_size: 3, hidden_size: 5, num_layers: 3, ..Default::default() };
-            let config = LanguageModelConfig { cell, ..sizes };
-            let mut model: Vec<(String, Vec<usize>)> = config
-                .init(7, 1, &Device::flex())
-                .to_tensors()
-                .into_iter()
-                .map(|tensor| (tensor.name, tensor.shape))
-                .collect();
-            let mut shapes: Vec<_> = config.shapes(7).collect();
-            model.sort();
-            shapes.sort();
-            assert_eq!(shapes, model, "{cell}");
+    fn whole_words_are_dropped_wherever_they_stand() {
+        let device = Device::flex();
+        let config =
+            LanguageModelConfig { token_dropout: 0.5, embedding_size: 4, hidden_size: 4, ..Default::default() };
+        let model = config.init(40, 1, &device);
+        let ids: Vec<i32> = (0..80).map(|at| at % 40).collect();
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 80]), &device);
+        let kept = Tensor::<2>::ones([40, 1], &device);
+        let schedule = Some(DropoutSchedule::new(9, 4));
+        let kept = values(Dropout { probability: 0.5 }.forward(kept, schedule, TOKEN_SITE));
+        assert!(kept.iter().all(|&factor| factor == 0.0 || factor == 2.0));
+        let dropped = kept.iter().filter(|&&factor| factor == 0.0).count();
+        assert!((8..=32).contains(&dropped), "{dropped} of 40");
+        // Every token twice: what is dropped in one place is in the other.
+        let scaled: Vec<f32> = values(model.embedding.weight.val())
+            .chunks(4)
+            .zip(&kept)
+            .flat_map(|(row, factor)| row.iter().map(move |value| value * factor))
+            .collect();
+        let mut by_hand = config.clone();
+        by_hand.token_dropout = 0.0;
+        let mut tensors = model.to_tensors();
+        tensors[0].values = scaled;
+        let by_hand =
+            by_hand.init(40, 2, &device).with_tensors(&Artefact::new(tensors, BTreeMap::new())).expect("sound");
+        let loss = |model: &LanguageModel| values(model.loss(tokens.clone(), tokens.clone(), None, schedule).0);
+        assert_eq!(loss(&model), loss(&by_hand));
+    }
+
+    #[test]
+    fn penalties_are_those_of_the_layers_outputs() {
+        let device = Device::flex();
+        let config =
+            LanguageModelConfig { embedding_size: 4, hidden_size: 4, output_dropout: 0.5, ..Default::default() };
+        let model = config.init(7, 1, &device);
+        let schedule = Some(DropoutSchedule::new(9, 4));
+        let penalty = |penalties| {
+            let [inputs, targets] = window(&device);
+            model.objective(inputs, targets, None, schedule, penalties).0.penalty.map(|penalty| values(penalty)[0])
+        };
+        assert_eq!(penalty(ActivationPenalties::default()), None);
+        let ([output, dropped], _) = model.features(window(&device)[0].clone(), None, schedule);
+        let square = |tensor: Tensor<3>| values(tensor.square().mean())[0];
+        let change = square(output.clone().narrow(1, 1, 5) - output.narrow(1, 0, 5));
+        for (activation, temporal) in [(2.0, 0.0), (0.0, 1.0), (2.0, 1.0)] {
+            let found = penalty(ActivationPenalties { activation, temporal }).expect("a penalty");
+            let expected = activation as f32 * square(dropped.clone()) + temporal as f32 * change;
+            assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
         }
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_told() {
+        let base = LanguageModelConfig { embedding_size: 4, hidden_size: 5, ..Default::default() };
+        let key = |config: LanguageModelConfig| config.conflict().map(|(key, _, _)| key);
+        assert_eq!(key(base.clone()), None);
+        assert_eq!(key(LanguageModelConfig { tied_embeddings: true, ..base.clone() }), Some("tied-embeddings"));
+        let projected = LanguageModelConfig { tied_embeddings: true, projection_size: Some(4), ..base.clone() };
+        assert_eq!(key(projected), None);
+        let gru = LanguageModelConfig {
+            cell: CellKind::Gru,
+            reset: ResetKind::BeforeProduct,
+            normalization: NormalizationKind::Layer,
+            ..base.clone()
+        };
+        assert_eq!(key(gru), Some("reset"));
+        let deep = LanguageModelConfig { num_layers: 32, weight_drop: 0.5, ..base };
+        assert_eq!(key(deep.clone()), Some("weight-drop"));
+        let device = Device::flex();
+        let deepest = LanguageModelConfig { num_layers: 31, zoneout_cell: 0.1, ..deep };
+        let [inputs, targets] = window(&device);
+        deepest.init(7, 1, &device).loss(inputs, targets, None, Some(DropoutSchedule::new(1, 0)));
     }
 }

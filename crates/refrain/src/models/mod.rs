@@ -9,8 +9,8 @@ mod trained;
 
 pub use artefact::{Artefact, ArtefactError, Dtype, FormatFault, NamedTensor};
 pub(crate) use artefact::{Dtypes, RawTensor, raw_tensors};
-pub use config::{CellKind, LanguageModelConfig, PrecisionKind};
-pub use language_model::{LanguageModel, LanguageModelState};
+pub use config::{CellKind, LanguageModelConfig, MemoryKind, NormalizationKind, PrecisionKind, ResetKind};
+pub use language_model::{ActivationPenalties, Head, LanguageModel, LanguageModelState, Objective};
 pub use quantize::QuantizeError;
 pub use stepper::{LanguageModelStepper, StepperState};
 pub use trained::{Provenance, TrainedModel};

@@ -29,7 +29,7 @@ impl TrainedModel {
     /// The model with the weights of its recurrent layers and its head in eight bits: each the nearest multiple of a step, of
     /// which the greatest weight of its row is 127. Embedding and biases stay as they are.
     ///
-    /// It computes in f32, whatever the precision before, since its states and sums are f32. It is
+    /// A head that shares the embedding's weights stays as it is with them. It computes in f32, whatever the precision before, since its states and sums are f32. It is
     /// for inference: a checkpoint that holds one is refused.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl TrainedModel {
         artefact.require_finite()?;
         let artefact = Artefact { tensors: self.model.to_quantized_tensors(), ..artefact };
         let config = LanguageModelConfig { precision: PrecisionKind::F32, ..self.config.clone() };
-        let device = self.model.head.weight.val().device();
+        let device = self.model.device();
         // The seed is of no account: every parameter is replaced.
         let model = config.init(self.vocabulary.len(), 0, &device).with_tensors(&artefact)?;
         let provenance = Provenance { refrain: env!("CARGO_PKG_VERSION").to_owned(), ..self.provenance.clone() };
@@ -202,9 +202,10 @@ mod tests {
                 one_of(&quantized, "recurrent.layers.1.weight_hh", Dtype::F32),
                 "tensor `recurrent.layers.1.weight_hh` is F32, expected I8",
             ),
+            (one_of(&quantized, "head.weight", Dtype::F32), "tensor `head.weight` is F32, expected I8"),
             (
-                one_of(&quantized, "head.weight", Dtype::F32),
-                "tensor `recurrent.layers.0.weight_ih` is I8, expected F32",
+                one_of(&quantized, "recurrent.layers.0.weight_ih", Dtype::F32),
+                "tensor `recurrent.layers.0.weight_hh` is I8, expected F32",
             ),
         ] {
             assert_eq!(found, expected);

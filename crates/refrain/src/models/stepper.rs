@@ -1,10 +1,11 @@
 //! A language model one token at a time, its weights prepared once.
 
+use burn::tensor::{Device, Tensor, TensorData};
 use refrain_kernels::{Engine, Precision, StepInput, StepMatrix, StepWeights, WeightFormat};
 
 use super::artefact::Dtype;
 use super::language_model::LanguageModel;
-use crate::nn::{RecurrentState, values};
+use crate::nn::{Layer, RecurrentState, values};
 
 /// Steps a language model for one stream or many; a stream's scores do not depend on those beside it, not by a bit.
 #[derive(Clone, Debug)]
@@ -12,9 +13,69 @@ pub struct LanguageModelStepper {
     /// `[vocab_size, embedding_size]`, if the lowest layer's weights are not for tokens.
     embedding: Option<Vec<f32>>,
     /// From the lowest up.
-    layers: Vec<StepWeights>,
+    layers: Vec<StepLayer>,
     head: StepMatrix,
     head_bias: Vec<f32>,
+}
+
+/// A layer, one step at a time.
+#[derive(Clone, Debug)]
+enum StepLayer {
+    /// Its weights, prepared once.
+    Prepared(StepWeights),
+    /// The layer itself, over sequences of one step: one whose single steps the kernels do not know.
+    Whole(Layer, Device),
+}
+
+impl StepLayer {
+    fn num_weights(&self) -> usize {
+        match self {
+            Self::Prepared(weights) => weights.num_weights(),
+            Self::Whole(layer, _) => layer.num_step_weights(),
+        }
+    }
+
+    /// The state of a number of streams before their first token.
+    fn state(&self, streams: usize) -> [Vec<f32>; 2] {
+        match self {
+            Self::Prepared(weights) => {
+                let hidden = vec![0.0; streams * weights.hidden_size()];
+                let cell_state = if weights.cell().has_cell_state() { hidden.clone() } else { Vec::new() };
+                [hidden, cell_state]
+            }
+            Self::Whole(layer, device) => host(layer.zero_state(streams, device)),
+        }
+    }
+
+    fn step(&self, engine: &Engine, input: StepInput<'_>, [hidden, cell_state]: &mut [Vec<f32>; 2], streams: usize) {
+        let (layer, device) = match self {
+            Self::Prepared(weights) => return weights.step(engine, input, hidden, cell_state),
+            Self::Whole(layer, device) => (layer, device),
+        };
+        let StepInput::Features(input) = input else { unreachable!("weights for tokens are prepared ones") };
+        let sizes = [input.len(), hidden.len(), cell_state.len()];
+        let [input_size, state_size, cell_size] = sizes.map(|len| len.checked_div(streams).unwrap_or(0));
+        // One stream at a time: products of Burn's own may round otherwise in a larger batch.
+        for stream in 0..streams {
+            let row = |values: &[f32], size: usize| {
+                let row = values[stream * size..][..size].to_vec();
+                Tensor::<2>::from_data(TensorData::new(row, [1, size]), device)
+            };
+            let state = RecurrentState {
+                hidden: row(hidden, state_size),
+                cell_state: (cell_size > 0).then(|| row(cell_state, cell_size)),
+            };
+            let (_, state) = layer.forward(row(input, input_size).unsqueeze_dim(1), None, Some(state), None);
+            let [new_hidden, new_cell_state] = host(state);
+            hidden[stream * state_size..][..state_size].copy_from_slice(&new_hidden);
+            cell_state[stream * cell_size..][..cell_size].copy_from_slice(&new_cell_state);
+        }
+    }
+}
+
+/// Hidden and cell state as numbers, the latter empty for cells without.
+fn host(state: RecurrentState) -> [Vec<f32>; 2] {
+    [values(state.hidden), state.cell_state.map(values).unwrap_or_default()]
 }
 
 /// What a stepper remembers of some streams.
@@ -36,18 +97,30 @@ impl LanguageModelStepper {
         Self::with_format(model, format)
     }
 
-    /// The model's weights in another format. Embeddings stay as they are: a token reads one row of them. Where there are no
-    /// more tokens than features, their products with the lowest layer's weights are computed here, once for all steps.
+    /// The model's weights in another format. Embeddings stay as they are, and with them a head that shares theirs does in place of
+    /// eight bits: a token reads one row of them. Where there are no more tokens than features, their products with the lowest
+    /// layer's weights are computed here, once for all steps. Layers that have no [prepared weights](Layer::has_step_weights)
+    /// compute as they do over sequences.
     pub fn with_format(model: &LanguageModel, format: WeightFormat) -> Self {
-        let (head, head_bias) = model.head.step_matrix(format);
+        let head_format = match format {
+            WeightFormat::Int8 if model.head.weight.is_none() => WeightFormat::F32,
+            format => format,
+        };
+        let (head, head_bias) = model.linear().step_matrix(head_format);
         let [vocab_size, embedding_size] = model.embedding.weight.dims();
         let embedding = values(model.embedding.weight.val());
-        let for_tokens = vocab_size <= embedding_size;
-        let layers = model.recurrent.layers.iter().enumerate();
+        let lowest = model.recurrent.layers.first().is_some_and(Layer::has_step_weights);
+        let for_tokens = lowest && vocab_size <= embedding_size;
+        let prepared = |(index, layer): (usize, &Layer)| {
+            if layer.has_step_weights() {
+                let embedding = (for_tokens && index == 0).then_some(embedding.as_slice());
+                StepLayer::Prepared(layer.step_weights(format, embedding))
+            } else {
+                StepLayer::Whole(layer.clone(), model.device())
+            }
+        };
         Self {
-            layers: layers
-                .map(|(index, layer)| layer.step_weights(format, (for_tokens && index == 0).then_some(&embedding)))
-                .collect(),
+            layers: model.recurrent.layers.iter().enumerate().map(prepared).collect(),
             embedding: (!for_tokens).then_some(embedding),
             head,
             head_bias,
@@ -56,7 +129,7 @@ impl LanguageModelStepper {
 
     /// Weights that every step reads.
     pub fn num_weights(&self) -> usize {
-        self.layers.iter().map(StepWeights::num_weights).sum::<usize>() + self.head.rows() * self.head.cols()
+        self.layers.iter().map(StepLayer::num_weights).sum::<usize>() + self.head.rows() * self.head.cols()
     }
 
     /// Tokens that the model knows.
@@ -66,12 +139,7 @@ impl LanguageModelStepper {
 
     /// The state of `streams` streams before their first token.
     pub fn state(&self, streams: usize) -> StepperState {
-        let layer = |weights: &StepWeights| {
-            let hidden = vec![0.0; streams * weights.hidden_size()];
-            let cell_state = if weights.cell().has_cell_state() { hidden.clone() } else { Vec::new() };
-            [hidden, cell_state]
-        };
-        StepperState { layers: self.layers.iter().map(layer).collect(), streams }
+        StepperState { layers: self.layers.iter().map(|layer| layer.state(streams)).collect(), streams }
     }
 
     /// The state that a pass over whole sequences has come to.
@@ -80,11 +148,8 @@ impl LanguageModelStepper {
     /// If it is not of as many layers.
     pub fn state_of(&self, state: &[RecurrentState]) -> StepperState {
         assert_eq!(state.len(), self.layers.len(), "a state of as many layers");
-        let layer = |state: &RecurrentState| {
-            [values(state.hidden.clone()), state.cell_state.clone().map(values).unwrap_or_default()]
-        };
         let streams = state.first().map_or(0, |state| state.hidden.dims()[0]);
-        StepperState { layers: state.iter().map(layer).collect(), streams }
+        StepperState { layers: state.iter().cloned().map(host).collect(), streams }
     }
 
     /// Reads one token of each stream: the scores of those that may follow, `[streams, vocab_size]`.
@@ -102,9 +167,9 @@ impl LanguageModelStepper {
             tokens.iter().flat_map(|&token| &embedding[token as usize * size..][..size]).copied().collect::<Vec<f32>>()
         });
         let mut input = embedded.as_ref().map_or(StepInput::Tokens(tokens), |embedded| StepInput::Features(embedded));
-        for (weights, [hidden, cell_state]) in self.layers.iter().zip(&mut state.layers) {
-            weights.step(&engine, input, hidden, cell_state);
-            input = StepInput::Features(hidden);
+        for (layer, state) in self.layers.iter().zip(&mut state.layers) {
+            layer.step(&engine, input, state, tokens.len());
+            input = StepInput::Features(&state[0]);
         }
         let [features, _] = state.layers.last().expect("a model has layers");
         let mut scores = vec![0.0; tokens.len() * self.vocab_size()];

@@ -43,7 +43,7 @@ pub struct TrainedModel {
     pub model: LanguageModel,
     /// Its shape.
     pub config: LanguageModelConfig,
-    /// Characters and their token numbers.
+    /// Characters or words and their token numbers.
     pub vocabulary: Vocabulary,
     /// The complete recipe that trained it, as TOML.
     pub recipe: String,
@@ -106,6 +106,9 @@ impl TrainedModel {
 fn check_fit(artefact: &Artefact, config: &LanguageModelConfig, vocab_size: usize) -> Result<(), ArtefactError> {
     let unusable = |why: String| artefact.bad_metadata(MODEL_KEY, format!("cannot be used: {why}"));
     setting::check(config, LanguageModelConfig::settings(config.cell)).map_err(unusable)?;
+    if let Some((_, problem, _)) = config.conflict() {
+        return Err(unusable(problem));
+    }
     let mut names = BTreeSet::new();
     for (name, shape) in config.shapes(vocab_size) {
         artefact.get(&name, &shape)?;

@@ -162,12 +162,22 @@ impl Layer {
         self.borrowed().gates(Pass { direction: Direction::Forward, input, lengths, state, schedule: None })
     }
 
+    /// Whether it has weights [for one step at a time](Self::step_weights): not with peepholes, zoneout, a projection, normalised
+    /// sums or the reset gate before the product.
+    pub fn has_step_weights(&self) -> bool {
+        self.borrowed().has_step_weights()
+    }
+
+    /// Elements of the matrices that every step is multiplied by.
+    pub fn num_step_weights(&self) -> usize {
+        self.borrowed().num_step_weights()
+    }
+
     /// The weights in `format`, for one step at a time; of a layer that reads embedded tokens, with the embedding `[num_tokens,
     /// input_size]`, [for these](StepWeights::for_tokens).
     ///
     /// # Panics
-    /// If the embedding does not fit the weights, or the layer has peepholes, zoneout, a projection, normalised
-    /// sums or the reset gate before the product.
+    /// If the embedding does not fit the weights, or the layer [has none](Self::has_step_weights).
     pub fn step_weights(&self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
         self.borrowed().step_weights(format, embedding)
     }

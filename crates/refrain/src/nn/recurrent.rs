@@ -68,11 +68,22 @@ pub(super) struct Pass<'a> {
 }
 
 impl RecurrentLayer<'_> {
+    /// As [`Layer::has_step_weights`](super::Layer::has_step_weights).
+    pub(super) fn has_step_weights(&self) -> bool {
+        self.variant.peepholes.is_none() && self.variant.steps_plainly() && self.options.steps_plainly()
+    }
+
+    /// As [`Layer::num_step_weights`](super::Layer::num_step_weights).
+    pub(super) fn num_step_weights(&self) -> usize {
+        let matrices = [Some(self.weight_ih), self.weight_hh, self.variant.projection];
+        matrices.into_iter().flatten().map(|matrix| matrix.dims().iter().product::<usize>()).sum()
+    }
+
     /// As [`Layer::step_weights`](super::Layer::step_weights).
     pub(super) fn step_weights(self, format: WeightFormat, embedding: Option<&[f32]>) -> StepWeights {
         let [_, hidden_size] = self.sizes();
         assert!(
-            self.variant.peepholes.is_none() && self.variant.steps_plainly() && self.options.steps_plainly(),
+            self.has_step_weights(),
             "{:?} layers with peepholes, a projection, normalised sums, zoneout or the reset gate before the product have no \
              stepper",
             self.cell

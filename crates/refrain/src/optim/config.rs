@@ -16,6 +16,9 @@ names! {
         Rmsprop = "rmsprop",
         /// Stochastic gradient descent, with or without momentum.
         Sgd = "sgd",
+        /// Stochastic gradient descent whose weights are averaged, for validation and use, from the evaluation on at which the
+        /// validation loss has stopped falling (NT-ASGD; Merity et al. 2018, algorithm 1).
+        Asgd = "asgd",
     }
 }
 
@@ -39,6 +42,8 @@ pub struct OptimizerConfig {
     pub momentum: f64,
     /// sgd: look ahead along the velocity (Nesterov); needs a momentum.
     pub nesterov: bool,
+    /// asgd: averaging begins at a validation loss above the lowest of those at least so many evaluations before it.
+    pub non_monotone: u64,
 }
 
 impl Default for OptimizerConfig {
@@ -62,6 +67,8 @@ impl OptimizerConfig {
             alpha: 0.95,
             momentum: 0.0,
             nesterov: false,
+            // Merity et al. 2018, section 3: n = 5
+            non_monotone: 5,
         };
         match name {
             OptimizerKind::Adamw => Self {
@@ -74,6 +81,8 @@ impl OptimizerConfig {
             OptimizerKind::Adam | OptimizerKind::Rmsprop => common,
             // Zaremba et al. 2014, section 4.1
             OptimizerKind::Sgd => Self { learning_rate: 1.0, ..common },
+            // Merity et al. 2018, section 5
+            OptimizerKind::Asgd => Self { learning_rate: 30.0, ..common },
         }
     }
 
@@ -87,10 +96,12 @@ impl OptimizerConfig {
         const ALPHA: Setting = Setting::new("alpha", Allowed::Number(Range::BelowOne));
         const MOMENTUM: Setting = Setting::new("momentum", Allowed::Number(Range::BelowOne));
         const NESTEROV: Setting = Setting::new("nesterov", Allowed::Boolean);
+        const NON_MONOTONE: Setting = Setting::new("non-monotone", Allowed::Integer(1));
         match name {
             OptimizerKind::Adamw | OptimizerKind::Adam => &[NAME, RATE, BETAS, EPSILON, DECAY],
             OptimizerKind::Rmsprop => &[NAME, RATE, ALPHA, EPSILON, DECAY],
             OptimizerKind::Sgd => &[NAME, RATE, MOMENTUM, NESTEROV, DECAY],
+            OptimizerKind::Asgd => &[NAME, RATE, DECAY, NON_MONOTONE],
         }
     }
 }
@@ -107,6 +118,8 @@ names! {
         Step = "step",
         /// Half a cosine down to `min-factor` at the last step.
         Cosine = "cosine",
+        /// Rises and falls evenly between `min-factor` and 1, half a cycle every `step-size` steps or epochs (Smith 2017).
+        Cyclical = "cyclical",
         /// Falls with the square root of the step.
         InverseSquareRoot = "inverse-square-root",
         /// Multiplied by `factor` when the validation loss stops falling.
@@ -137,11 +150,11 @@ pub struct ScheduleConfig {
     pub gamma: f64,
     /// exponential: the first epoch, counted from 1, whose rate is lowered.
     pub start_epoch: u64,
-    /// step: how many steps or epochs there are between two multiplications.
+    /// step, cyclical: how many steps or epochs there are between two multiplications, or in half a cycle.
     pub step_size: u64,
-    /// step: what `step-size` counts.
+    /// step, cyclical: what `step-size` counts.
     pub unit: StepUnit,
-    /// cosine, plateau: the rate never falls below this share of the learning rate.
+    /// cosine, cyclical, plateau: the rate never falls below this share of the learning rate.
     pub min_factor: f64,
     /// plateau: what the rate is multiplied by.
     pub factor: f64,
@@ -189,6 +202,7 @@ impl ScheduleConfig {
             ScheduleKind::Exponential => &[NAME, WARMUP, GAMMA, START],
             ScheduleKind::Step => &[NAME, WARMUP, GAMMA, SIZE, UNIT],
             ScheduleKind::Cosine => &[NAME, WARMUP, LEAST],
+            ScheduleKind::Cyclical => &[NAME, WARMUP, SIZE, UNIT, LEAST],
             ScheduleKind::Plateau => &[NAME, WARMUP, FACTOR, PATIENCE, THRESHOLD, LEAST],
         }
     }

@@ -22,17 +22,39 @@ pub struct Optimizer {
     config: OptimizerConfig,
     steps: u64,
     slots: BTreeMap<String, Slots>,
+    /// The steps before the first whose weights count for the average.
+    averaging_since: Option<u64>,
 }
 
 impl Optimizer {
     /// An optimiser that has taken no step.
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, steps: 0, slots: BTreeMap::new() }
+        Self { config, steps: 0, slots: BTreeMap::new(), averaging_since: None }
     }
 
     /// An optimiser that goes on from `steps` steps, its memory as [`Optimizer::slots`] gave it.
     pub fn resume(config: OptimizerConfig, steps: u64, slots: BTreeMap<String, Slots>) -> Self {
-        Self { config, steps, slots }
+        Self { config, steps, slots, averaging_since: None }
+    }
+
+    /// The same, its weights averaged over the steps from this on; before any step after it, they are as they are.
+    #[must_use]
+    pub fn averaging_since(self, steps: Option<u64>) -> Self {
+        Self { averaging_since: steps, ..self }
+    }
+
+    /// Averages the weights over the steps from here on.
+    pub fn begin_averaging(&mut self) {
+        self.averaging_since = Some(self.steps);
+    }
+
+    /// The model with its average weights, if there are any.
+    ///
+    /// # Panics
+    /// If the averages are of another model.
+    pub fn averaged<M: Module>(&self, model: M) -> Option<M> {
+        let since = self.averaging_since.filter(|since| self.steps > *since);
+        since.map(|_| model.map(&mut Averages { slots: &self.slots, path: ParameterPath::default() }))
     }
 
     /// What it remembers, by parameter.
@@ -63,9 +85,14 @@ impl Optimizer {
                 OptimizerKind::Adam | OptimizerKind::Adamw => 2,
                 OptimizerKind::Rmsprop => 1,
                 OptimizerKind::Sgd => usize::from(config.momentum > 0.0),
+                OptimizerKind::Asgd => 0,
             };
             vec![vec![0.0; value.len()]; count]
         });
+        let averaged = self.averaging_since.map(|since| self.steps - since);
+        if averaged == Some(1) {
+            *slots = vec![vec![0.0; value.len()]];
+        }
         match (config.name, slots.as_mut_slice()) {
             (kind @ (OptimizerKind::Adam | OptimizerKind::Adamw), [first, second]) => {
                 let decoupled = kind == OptimizerKind::Adamw;
@@ -89,6 +116,23 @@ impl Optimizer {
                     weight_decay: config.weight_decay,
                 };
                 rmsprop(engine, &step, value, gradient, square_average);
+            }
+            (OptimizerKind::Asgd, average) => {
+                let step = SgdStep {
+                    learning_rate,
+                    momentum: 0.0,
+                    dampening: 0.0,
+                    nesterov: Nesterov::Off,
+                    weight_decay: config.weight_decay,
+                    first: self.steps == 1,
+                };
+                sgd(engine, &step, value, gradient, None);
+                if let (Some(count), [average]) = (averaged, average) {
+                    let share = 1.0 / count as f32;
+                    for (mean, value) in average.iter_mut().zip(value.iter()) {
+                        *mean += (*value - *mean) * share;
+                    }
+                }
             }
             (OptimizerKind::Sgd, velocity) => {
                 let step = SgdStep {
@@ -134,5 +178,70 @@ impl ModuleMapper for Update<'_> {
             self.optimizer.update(&self.engine, &name, &mut values, &gradient.values, self.learning_rate);
             Tensor::from_data(TensorData::new(values, shape), &device).set_require_grad(tracked)
         })
+    }
+}
+
+/// Puts averages in the place of the weights.
+struct Averages<'a> {
+    slots: &'a BTreeMap<String, Slots>,
+    path: ParameterPath,
+}
+
+impl ModuleMapper for Averages<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.to_string();
+        let average = self.slots.get(&name).and_then(|slots| slots.first());
+        let average = average.unwrap_or_else(|| panic!("no average of `{name}`")).clone();
+        param.map(|tensor| {
+            let (shape, device, tracked) = (tensor.dims(), tensor.device(), tensor.is_require_grad());
+            Tensor::from_data(TensorData::new(average, shape), &device).set_require_grad(tracked)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::super::gradients::ParameterGradient;
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct One {
+        weight: Param<Tensor<1>>,
+    }
+
+    fn weight(model: &One) -> Vec<f32> {
+        model.weight.val().into_data().try_into_vec().expect("f32")
+    }
+
+    #[test]
+    fn averages_are_of_the_weights_after_each_step_from_where_they_begin() {
+        let device = Device::flex();
+        let start = Param::from_tensor(Tensor::<1>::from_floats([8.0], &device));
+        let mut model = One { weight: start };
+        let gradient = ParameterGradient { name: "weight".to_owned(), values: vec![1.0] };
+        let gradients = GradientSet { parameters: vec![gradient] };
+        let mut optimizer = Optimizer::new(OptimizerConfig::of(OptimizerKind::Asgd));
+        model = optimizer.step(model, &gradients, 1.0);
+        assert!(optimizer.averaged(model.clone()).is_none());
+        optimizer.begin_averaging();
+        assert!(optimizer.averaged(model.clone()).is_none(), "of no weights there is no average");
+        for (step, expected) in [(0, 6.0), (1, 5.5), (2, 5.0)] {
+            model = optimizer.step(model, &gradients, 1.0);
+            let slots = optimizer.slots().clone();
+            optimizer =
+                Optimizer::resume(OptimizerConfig::of(OptimizerKind::Asgd), step + 2, slots).averaging_since(Some(1));
+            assert_eq!(weight(&optimizer.averaged(model.clone()).expect("an average")), [expected]);
+        }
+        assert_eq!(weight(&model), [4.0], "the weights themselves go on as they were");
     }
 }

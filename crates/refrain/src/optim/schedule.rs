@@ -20,13 +20,14 @@ use super::config::{ScheduleConfig, ScheduleKind, StepUnit};
 /// | exponential | γ^max(0, e + 2 − start-epoch) |
 /// | step | γ^⌊e / step-size⌋, or γ^⌊t / step-size⌋ if the unit is steps |
 /// | cosine | m + (1 − m) · ½ · (1 + cos(π · (t − W) / (T − W))) from step W on, 1 before; m is min-factor |
+/// | cyclical | m + (1 − m) · (1 − abs(t / s − 2k − 1)), s being step-size in steps and k = ⌊t / 2s⌋; m is min-factor |
 /// | inverse-square-root | √(W / (t + 1)) from step W on, 1 before; W is at least 1 |
 /// | plateau | starts at 1; multiplied by factor, but not below m, at each loss that exhausts the patience |
 ///
 /// Exponential with γ = 0.97 and start-epoch = 11 is char-rnn's decay after epoch 10 (`train.lua`); with γ = 0.5 and
 /// start-epoch = 5 it is the small Penn Treebank model's (Zaremba et al. 2014, section 4.1). Step is `StepLR` of
 /// `torch.optim`, plateau its `ReduceLROnPlateau` with a relative threshold, cosine Loshchilov & Hutter 2017, equation 5,
-/// without restarts; inverse-square-root is Vaswani et al. 2017, equation 3, scaled to reach η at the end of the warm-up.
+/// without restarts, cyclical the triangular policy of Smith 2017, section 3.1; inverse-square-root is Vaswani et al. 2017, equation 3, scaled to reach η at the end of the warm-up.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     config: ScheduleConfig,
@@ -111,6 +112,15 @@ impl Schedule {
         match self.config.name {
             ScheduleKind::Constant => 1.0,
             ScheduleKind::Exponential => power(gamma, (epoch + 2).saturating_sub(self.config.start_epoch)),
+            ScheduleKind::Cyclical => {
+                let half = match self.config.unit {
+                    StepUnit::Epochs => step_size.saturating_mul(self.steps_per_epoch),
+                    StepUnit::Steps => step_size,
+                };
+                let half = half.max(1);
+                let within = (step % half.saturating_mul(2)) as f64 / half as f64;
+                min_factor + (1.0 - min_factor) * (1.0 - (within - 1.0).abs())
+            }
             ScheduleKind::Step => {
                 let elapsed = match self.config.unit {
                     StepUnit::Epochs => epoch,
@@ -201,6 +211,17 @@ mod tests {
     }
 
     #[test]
+    fn cyclical_rises_and_falls_by_steps_or_epochs() {
+        let by_step =
+            ScheduleConfig { unit: StepUnit::Steps, step_size: 4, min_factor: 0.5, ..config(ScheduleKind::Cyclical) };
+        let schedule = Schedule::new(&by_step, 2.0, 100, 10);
+        assert_eq!([0, 2, 4, 6, 8, 12].map(|step| schedule.rate(step)), [1.0, 1.5, 2.0, 1.5, 1.0, 2.0]);
+        let by_epoch = ScheduleConfig { unit: StepUnit::Epochs, step_size: 2, ..by_step };
+        let schedule = Schedule::new(&by_epoch, 2.0, 1000, 10);
+        assert_eq!([0, 10, 20, 40, 60].map(|step| schedule.rate(step)), [1.0, 1.5, 2.0, 1.0, 2.0]);
+    }
+
+    #[test]
     fn inverse_square_root_peaks_at_the_end_of_the_warmup() {
         let config = ScheduleConfig { warmup_steps: 4, ..config(ScheduleKind::InverseSquareRoot) };
         let schedule = Schedule::new(&config, 1.0, 100, 10);
@@ -249,7 +270,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_resumed_schedule_is_the_one_that_was_stopped(
-            losses in proptest::collection::vec(0.0..10.0_f64, 1..30), cut in 0_usize..30, kind in 0_usize..6,
+            losses in proptest::collection::vec(0.0..10.0_f64, 1..30), cut in 0_usize..30, kind in 0_usize..ScheduleKind::ALL.len(),
         ) {
             let config = ScheduleConfig { patience: 2, ..config(ScheduleKind::ALL[kind]) };
             let new = || Schedule::new(&config, 2e-3, 1000, 7);
@@ -267,7 +288,7 @@ mod tests {
         }
 
         #[test]
-        fn rates_stay_between_zero_and_the_learning_rate(step in 0_u64..u64::MAX / 2, kind in 0_usize..6, warmup in 0_u64..50) {
+        fn rates_stay_between_zero_and_the_learning_rate(step in 0_u64..u64::MAX / 2, kind in 0_usize..ScheduleKind::ALL.len(), warmup in 0_u64..50) {
             let config = ScheduleConfig { warmup_steps: warmup, ..config(ScheduleKind::ALL[kind]) };
             let rate = Schedule::new(&config, 30.0, 1000, 7).rate(step);
             prop_assert!((0.0..=30.0).contains(&rate));

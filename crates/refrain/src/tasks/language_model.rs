@@ -1,4 +1,4 @@
-//! Language modelling: predict the next character of a text.
+//! Language modelling: predict the next character or word of a text.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::text::Vocabulary;
 /// A corpus made ready for training.
 #[derive(Debug)]
 pub struct LanguageModelData {
-    /// Built from the training part alone.
+    /// Built from the training part alone, unless it is closed.
     pub vocabulary: Vocabulary,
     /// The training text in parallel streams.
     pub train: Windows,
@@ -38,10 +38,7 @@ impl LanguageModelData {
         eval_batch_size: usize,
     ) -> Result<Self, DataError> {
         let corpus = Corpus::load(config, base_dir)?;
-        let vocabulary = Vocabulary::chars(&corpus.train_text, config.min_count);
-        if vocabulary.len() == 1 {
-            return Err(DataError::NothingKnown { min_count: config.min_count });
-        }
+        let vocabulary = corpus.vocabulary(config)?;
         let summary = DataSummary::new(&corpus, &vocabulary);
         let train = TokenStream::new(vocabulary.encode(&corpus.train_text)).windows(batch_size, seq_len)?;
         let valid_tokens = vocabulary.encode(&corpus.valid_text);
@@ -78,7 +75,7 @@ fn window_nats(
 
 /// Mean loss in nats over `windows`, the state carried from each to the next: what validation during training uses.
 pub fn score_windows(model: &LanguageModel, windows: &Windows) -> f64 {
-    let device = model.head.weight.val().device();
+    let device = model.device();
     let mut state = None;
     let mut total_nats = 0.0;
     for window in windows.iter() {
@@ -89,12 +86,12 @@ pub fn score_windows(model: &LanguageModel, windows: &Windows) -> f64 {
     total_nats / windows.targets() as f64
 }
 
-/// Scores a whole text as one stream with the state carried from its first character to its last.
+/// Scores a whole text as one stream with the state carried from its first token to its last.
 ///
-/// The first character has nothing before it and is not scored. `progress` hears how many tokens are done.
+/// The first token has nothing before it and is not scored. `progress` hears how many tokens are done.
 ///
 /// # Errors
-/// When the text has fewer than two characters.
+/// When the text has fewer than two tokens.
 pub fn score_stream(
     model: &LanguageModel,
     vocabulary: &Vocabulary,
@@ -104,7 +101,7 @@ pub fn score_stream(
     /// Steps in one pass: long enough for large products, short enough for little memory.
     const SEQ_LEN: usize = 512;
     let windows = TokenStream::new(vocabulary.encode(text)).single(SEQ_LEN)?;
-    let device = model.head.weight.val().device();
+    let device = model.device();
     let (mut state, mut total_nats, mut tokens) = (None, 0.0, 0);
     for window in windows.iter() {
         tokens += window.targets.len() as u64;
@@ -113,7 +110,9 @@ pub fn score_stream(
         state = Some(next);
         progress(tokens);
     }
-    let mut chars = text.chars();
-    let first = chars.next().map_or(0, char::len_utf8);
-    Ok(LanguageModelScore { total_nats, tokens, chars: tokens, bytes: (text.len() - first) as u64 })
+    let mut pieces = vocabulary.tokenization().pieces(text);
+    pieces.next();
+    let scored = pieces.rest();
+    let (chars, bytes) = (scored.chars().count() as u64, scored.len() as u64);
+    Ok(LanguageModelScore { total_nats, tokens, chars, bytes })
 }

@@ -1,4 +1,4 @@
-//! Text → tokens: the encoding of a file is detected, its characters become the ids of a vocabulary.
+//! Text → tokens: the encoding of a file is detected, its characters or words become the ids of a vocabulary.
 
 pub mod encoding;
 mod gb18030;
@@ -9,7 +9,9 @@ pub mod vocabulary;
 use thiserror::Error;
 
 pub use self::encoding::{Decoded, Encoding, decode};
-pub use self::vocabulary::{UnknownChar, Vocabulary, name_unknown};
+pub use self::vocabulary::{
+    Pieces, Scope, Tokenization, Unit, UnknownToken, Vocabulary, VocabularyLimits, name_unknown,
+};
 
 /// Why bytes could not become text, or text could not become tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -42,6 +42,12 @@ pub struct TrainConfig {
     /// Clamp each entry of the gradient to plus or minus this, before `clip-norm`; 0 in a recipe: off.
     #[serde(with = "zero_is_none")]
     pub clip_value: Option<f64>,
+    /// How much the mean square of the last layer's outputs, after dropout, adds to what is made smaller: activation
+    /// regularisation (Merity et al. 2018). The losses that are shown are without it.
+    pub activation_regularisation: f64,
+    /// The same of the mean square of the changes of these outputs from step to step, before dropout: temporal activation
+    /// regularisation.
+    pub temporal_activation_regularisation: f64,
     /// Steps between evaluations; 0: one at the end of each epoch.
     pub eval_every: u64,
     /// Streams of the validation text read in parallel; each starts from a state of 0, so fewer are more exact.
@@ -72,6 +78,8 @@ impl Default for TrainConfig {
             // nanoGPT, train.py
             clip_norm: Some(1.0),
             clip_value: None,
+            activation_regularisation: 0.0,
+            temporal_activation_regularisation: 0.0,
             eval_every: 0,
             // few enough that starting each stream cold does not show in the loss
             eval_batch_size: 16,
@@ -93,6 +101,8 @@ impl TrainConfig {
         Setting::new("accumulate", Allowed::Size(65_536)),
         Setting::new("clip-norm", Allowed::Number(Range::NotNegative)),
         Setting::new("clip-value", Allowed::Number(Range::NotNegative)),
+        Setting::new("activation-regularisation", Allowed::Number(Range::NotNegative)),
+        Setting::new("temporal-activation-regularisation", Allowed::Number(Range::NotNegative)),
         Setting::new("eval-every", Allowed::Integer(0)),
         Setting::new("eval-batch-size", Allowed::Size(65_536)),
         Setting::new("log-every", Allowed::Integer(1)),

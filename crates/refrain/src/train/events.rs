@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::files::{self, AppendFile, FileError, because};
+use crate::metrics::UnitScore;
 
 /// A line of the log; `kind` tells which.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,9 +31,9 @@ pub struct TrainRecord {
     /// Mean cross entropy per token, in nats.
     #[serde(deserialize_with = "nan_if_null")]
     pub loss_nats: f64,
-    /// The loss in bits, for each character of the text.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub bits_per_char: f64,
+    /// The loss in the measure of its tokens.
+    #[serde(flatten)]
+    pub score: UnitScore,
     /// The learning rate of this step.
     #[serde(deserialize_with = "nan_if_null")]
     pub learning_rate: f64,
@@ -59,9 +60,9 @@ pub struct EvalRecord {
     /// Mean cross entropy per token, in nats.
     #[serde(deserialize_with = "nan_if_null")]
     pub loss_nats: f64,
-    /// The loss in bits, for each character of the text.
-    #[serde(deserialize_with = "nan_if_null")]
-    pub bits_per_char: f64,
+    /// The loss in the measure of its tokens.
+    #[serde(flatten)]
+    pub score: UnitScore,
     /// Seconds of training since the run began, resumed parts included.
     #[serde(deserialize_with = "nan_if_null")]
     pub seconds: f64,
@@ -171,7 +172,7 @@ mod tests {
             step,
             epoch: 1,
             loss_nats: 1.5,
-            bits_per_char: 2.25,
+            score: UnitScore::BitsPerChar(2.25),
             learning_rate: 0.002,
             gradient_norm: 0.5,
             tokens_per_second: 1000.0,
@@ -180,7 +181,7 @@ mod tests {
     }
 
     fn eval(step: u64) -> LogRecord {
-        LogRecord::Eval(EvalRecord { step, epoch: 1, loss_nats: 1.0, bits_per_char: 1.5, seconds: 9.0 })
+        LogRecord::Eval(EvalRecord { step, epoch: 1, loss_nats: 1.0, score: UnitScore::BitsPerChar(1.5), seconds: 9.0 })
     }
 
     fn log_of(path: &Path, records: &[LogRecord]) {
@@ -215,13 +216,13 @@ mod tests {
             step: 1,
             epoch: 1,
             loss_nats: f64::INFINITY,
-            bits_per_char: f64::NAN,
+            score: UnitScore::BitsPerChar(f64::NAN),
             seconds: 1.0,
         });
         let line = serde_json::to_string(&record).expect("JSON");
         assert!(line.contains("\"loss_nats\":null"), "{line}");
         let LogRecord::Eval(read) = serde_json::from_str(&line).expect("a record") else { panic!("another kind") };
-        assert!(read.loss_nats.is_nan() && read.bits_per_char.is_nan());
+        assert!(read.loss_nats.is_nan() && read.score.value().is_nan());
     }
 
     #[test]

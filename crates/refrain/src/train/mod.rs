@@ -24,6 +24,6 @@ pub use events::{EvalRecord, LogRecord, MetricsLog, TrainRecord};
 pub use observer::{BestModel, Finish, Observer, Outcome, Stop};
 pub use recipe::{BUILT_IN, Recipe, RecipeError, TaskKind};
 pub use run_folder::{BEST, CONFIG, METRICS, RunFolder, RunFolderError};
-pub use snapshot::{Best, Progress, Unlogged};
+pub use snapshot::{Averaging, Best, Progress, Unlogged};
 pub use tensorboard::EventWriter;
 pub use trainer::Trainer;

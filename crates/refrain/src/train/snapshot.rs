@@ -29,6 +29,9 @@ pub struct Progress {
     pub evaluations_without_improvement: u64,
     /// What the learning-rate schedule remembers.
     pub schedule: ScheduleState,
+    /// When the optimiser begins to average, where it does.
+    #[serde(default, skip_serializing_if = "Averaging::is_unused")]
+    pub averaging: Averaging,
     /// Summed loss and tokens since the last line of the log.
     pub unlogged: Unlogged,
     /// The instruction set of the steps so far, and by what it computed bf16 if it did.
@@ -42,6 +45,34 @@ pub struct Best {
     pub step: u64,
     /// Validation loss in nats per token.
     pub loss_nats: f64,
+}
+
+/// The trigger of averaged gradient descent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Averaging {
+    /// The validation losses so far, in nats per token.
+    pub losses_nats: Vec<f64>,
+    /// The steps taken when averaging began.
+    pub since: Option<u64>,
+}
+
+impl Averaging {
+    fn is_unused(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Takes note of a validation loss after `step` steps; whether averaging begins with it: the first above the lowest of those at
+    /// least `non_monotone` evaluations before it (Merity et al. 2018, algorithm 1).
+    pub(crate) fn observe(&mut self, loss_nats: f64, non_monotone: u64, step: u64) -> bool {
+        let before = self.losses_nats.len().saturating_sub(non_monotone as usize);
+        let lowest = self.losses_nats[..before].iter().copied().fold(f64::INFINITY, f64::min);
+        self.losses_nats.push(loss_nats);
+        let begins = self.since.is_none() && loss_nats > lowest;
+        if begins {
+            self.since = Some(step);
+        }
+        begins
+    }
 }
 
 /// What the next line of the log will average.
@@ -142,6 +173,17 @@ mod tests {
     use crate::text::Vocabulary;
 
     #[test]
+    fn averaging_begins_once_at_a_loss_no_better_than_those_some_time_ago() {
+        let mut averaging = Averaging::default();
+        let losses = [5.0, 4.0, 3.0, 3.5, 3.9, 3.2, 2.0, 9.0];
+        let begins: Vec<bool> =
+            losses.iter().enumerate().map(|(step, loss)| averaging.observe(*loss, 2, step as u64)).collect();
+        // 3.5 is above 3.0 but not above 4.0, the lowest two evaluations before; 3.2 is above 3.0.
+        assert_eq!(begins, [false, false, false, false, true, false, false, false]);
+        assert_eq!(averaging.since, Some(4));
+    }
+
+    #[test]
     fn a_checkpoint_of_a_model_in_eight_bits_is_refused() {
         let config = LanguageModelConfig { embedding_size: 3, hidden_size: 5, ..Default::default() };
         let vocabulary = Vocabulary::chars("banana", 1);
@@ -164,6 +206,7 @@ mod tests {
             best: None,
             evaluations_without_improvement: 0,
             schedule: ScheduleState::default(),
+            averaging: Averaging::default(),
             unlogged: Unlogged::default(),
             kernel: String::new(),
         };

@@ -7,7 +7,7 @@ use super::error::{NotFinite, TrainError};
 use super::plan::Plan;
 use super::watch::GradientWatch;
 use crate::data::{Window, Windows};
-use crate::models::{LanguageModel, LanguageModelState};
+use crate::models::{ActivationPenalties, LanguageModel, LanguageModelState};
 use crate::nn::{DropoutSchedule, RecurrentState};
 use crate::optim::{GradientSet, Optimizer, joint_norm};
 use crate::tasks::window_tensors;
@@ -67,15 +67,23 @@ impl Learner {
             let (inputs, targets) = window_tensors(window, device);
             let schedule = Some(DropoutSchedule::new(seed, index));
 
-            let (loss, state) = self.model().loss(inputs, targets, carried, schedule);
+            let penalties = ActivationPenalties {
+                activation: config.activation_regularisation,
+                temporal: config.temporal_activation_regularisation,
+            };
+            let (objective, state) = self.model().objective(inputs, targets, carried, schedule, penalties);
             self.carry = Some(state.into_iter().map(RecurrentState::detach).collect());
-            let mean_nats = f64::from(loss.clone().into_scalar::<f32>());
+            let mean_nats = f64::from(objective.cross_entropy.clone().into_scalar::<f32>());
             if !mean_nats.is_finite() {
                 return Err(self.not_finite(step, "loss", None));
             }
             total_nats += mean_nats * count as f64;
 
-            let backward = (loss * (count as f64 / tokens as f64)).backward();
+            let whole = match objective.penalty {
+                Some(penalty) => objective.cross_entropy + penalty,
+                None => objective.cross_entropy,
+            };
+            let backward = (whole * (count as f64 / tokens as f64)).backward();
             let found = GradientSet::collect(self.model(), backward);
             match &mut gradients {
                 Some(sum) => sum.add(&found),

@@ -1,6 +1,5 @@
 //! The training loop: step, log, evaluate, save, until done.
 
-use std::f64::consts::LN_2;
 use std::path::Path;
 use std::time::Instant;
 
@@ -15,13 +14,14 @@ use super::observer::{BestModel, Finish, Observer, Outcome, Stop};
 use super::plan::Plan;
 use super::recipe::Recipe;
 use super::run_folder::RunFolder;
-use super::snapshot::{Best, Progress, Snapshot, Unlogged};
+use super::snapshot::{Averaging, Best, Progress, Snapshot, Unlogged};
 use super::step::{Learner, StepReport};
 use super::tensorboard::EventWriter;
 use crate::decode::{Generation, Sampler, prompt_tokens};
 use crate::files::write_atomic;
+use crate::metrics::UnitScore;
 use crate::models::{ArtefactError, LanguageModel, LanguageModelStepper, PrecisionKind, Provenance, TrainedModel};
-use crate::optim::{Optimizer, Schedule, ScheduleState};
+use crate::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule, ScheduleState};
 use crate::tasks::{LanguageModelData, score_windows};
 use crate::text::name_unknown;
 
@@ -83,7 +83,8 @@ impl Trainer {
                 found: data.fingerprint,
             });
         }
-        let optimizer = Optimizer::resume(recipe.optimizer.clone(), progress.step, optimizer);
+        let optimizer = Optimizer::resume(recipe.optimizer.clone(), progress.step, optimizer)
+            .averaging_since(progress.averaging.since);
         let learner = Learner::new(model.model, optimizer, carry);
         Self::at(recipe, data, folder, learner, progress, &loaded.notes)
     }
@@ -103,6 +104,7 @@ impl Trainer {
             best: None,
             evaluations_without_improvement: 0,
             schedule: ScheduleState::default(),
+            averaging: Averaging::default(),
             unlogged: Unlogged::default(),
             kernel: kernel_name(recipe.model.precision),
         };
@@ -118,11 +120,11 @@ impl Trainer {
         notes: &[String],
     ) -> Result<Self, TrainError> {
         let mut notes = [folder.notes(), notes].concat();
-        let unknown = data.vocabulary.unknown_chars(&recipe.sample.prompt);
+        let unknown = data.vocabulary.unknown(&recipe.sample.prompt);
         if !unknown.is_empty() {
-            let named = name_unknown(&unknown);
+            let (named, tokens) = (name_unknown(&unknown), data.vocabulary.unit().plural());
             notes.push(format!(
-                "the text does not have these characters of `sample.prompt`: {named}; each is read as the unknown token"
+                "the text does not have these {tokens} of `sample.prompt`: {named}; each is read as the unknown token"
             ));
         }
         let kernel = kernel_name(recipe.model.precision);
@@ -257,7 +259,7 @@ impl Trainer {
             step,
             epoch: self.plan.epoch_after(step),
             loss_nats,
-            bits_per_char: loss_nats / LN_2,
+            score: UnitScore::of(self.data.vocabulary.unit(), loss_nats),
             learning_rate,
             gradient_norm: report.gradient_norm,
             tokens_per_second,
@@ -266,7 +268,7 @@ impl Trainer {
         self.metrics.write(&LogRecord::Train(record.clone()))?;
         for (tag, value) in [
             ("train/loss_nats", record.loss_nats),
-            ("train/bits_per_char", record.bits_per_char),
+            (&format!("train/{}", record.score.name()), record.score.value()),
             ("train/learning_rate", record.learning_rate),
             ("train/gradient_norm", record.gradient_norm),
             ("train/tokens_per_second", record.tokens_per_second),
@@ -281,7 +283,8 @@ impl Trainer {
 
     fn evaluate(&mut self, seconds: f64, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let step = self.progress.step;
-        let loss_nats = score_windows(&self.learner.model().valid(), &self.data.valid);
+        let model = self.judged_model();
+        let loss_nats = score_windows(&model.valid(), &self.data.valid);
         if !loss_nats.is_finite() {
             return Err(self.learner.not_finite(step - 1, "validation loss", None));
         }
@@ -289,27 +292,32 @@ impl Trainer {
             step,
             epoch: self.plan.epoch_after(step),
             loss_nats,
-            bits_per_char: loss_nats / LN_2,
+            score: UnitScore::of(self.data.vocabulary.unit(), loss_nats),
             seconds,
         };
         self.metrics.write(&LogRecord::Eval(record.clone()))?;
         self.tensorboard.scalar("valid/loss_nats", step, loss_nats)?;
-        self.tensorboard.scalar("valid/bits_per_char", step, record.bits_per_char)?;
+        self.tensorboard.scalar(&format!("valid/{}", record.score.name()), step, record.score.value())?;
         self.schedule.observe(loss_nats);
         let best = self.progress.best.is_none_or(|best| loss_nats < best.loss_nats);
         if best {
             self.progress.best = Some(Best { step, loss_nats });
             self.progress.evaluations_without_improvement = 0;
-            self.trained_model(Some(loss_nats)).to_artefact().write(&self.folder.best())?;
+            self.trained_model(model, Some(loss_nats)).to_artefact().write(&self.folder.best())?;
         } else {
             self.progress.evaluations_without_improvement += 1;
         }
         observer.evaluated(&record, best);
+        let OptimizerConfig { name, non_monotone, .. } = self.recipe.optimizer;
+        if name == OptimizerKind::Asgd && self.progress.averaging.observe(loss_nats, non_monotone, step) {
+            self.learner.optimizer.begin_averaging();
+            observer.note("the validation loss has stopped falling: weights are averaged from here on");
+        }
         Ok(())
     }
 
     fn sample(&mut self, observer: &mut dyn Observer) -> Result<(), TrainError> {
-        let text = self.sample_text(&self.learner.model().valid());
+        let text = self.sample_text(&self.judged_model().valid());
         let step = self.progress.step;
         self.folder.write_sample(step, &text)?;
         self.tensorboard.text("sample", step, &text)?;
@@ -317,7 +325,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// A sample by the recipe's settings. A prompt's unknown characters stand as the unknown token.
+    /// A sample by the recipe's settings. A prompt's unknown tokens stand as the unknown token.
     fn sample_text(&self, model: &LanguageModel) -> String {
         let config = &self.recipe.sample;
         let vocabulary = &self.data.vocabulary;
@@ -326,12 +334,18 @@ impl Trainer {
         let stepper = LanguageModelStepper::new(model);
         let tokens: Vec<u32> =
             Generation::new(&stepper, &prompt, sampler, self.recipe.seed, 0).take(config.tokens).collect();
-        format!("{}{}", config.prompt, vocabulary.decode(&tokens))
+        format!("{}{}", config.prompt, vocabulary.continuation(&config.prompt, &tokens))
     }
 
-    fn trained_model(&self, valid_loss_nats: Option<f64>) -> TrainedModel {
+    /// The model that is validated and kept: of averaged weights, where they are averaged.
+    fn judged_model(&self) -> LanguageModel {
+        let model = self.learner.model().clone();
+        self.learner.optimizer.averaged(model.clone()).unwrap_or(model)
+    }
+
+    fn trained_model(&self, model: LanguageModel, valid_loss_nats: Option<f64>) -> TrainedModel {
         TrainedModel {
-            model: self.learner.model().clone(),
+            model,
             config: self.recipe.model.clone(),
             vocabulary: self.data.vocabulary.clone(),
             recipe: self.recipe_toml.clone(),
@@ -347,7 +361,7 @@ impl Trainer {
 
     fn save(&mut self) -> Result<(), TrainError> {
         self.progress.schedule = self.schedule.state().clone();
-        let model = self.trained_model(None);
+        let model = self.trained_model(self.learner.model().clone(), None);
         if let Err(ArtefactError::NotFinite { name, .. }) = model.to_artefact().require_finite() {
             // The last update broke it, which the next loss would show: what is in last/ is the last good state.
             return Err(self.learner.not_finite(self.progress.step.saturating_sub(1), "updated weight", Some(&name)));
@@ -368,8 +382,9 @@ impl Trainer {
         if self.progress.best.is_none() {
             // Stopped before the first evaluation: the model as it is, is the best there is. Nothing else remembers this
             // file, so a resumed run writes it anew at its first evaluation, as it would have without the stop.
-            let loss_nats = score_windows(&self.learner.model().valid(), &self.data.valid);
-            self.trained_model(Some(loss_nats)).to_artefact().write(&self.folder.best())?;
+            let model = self.learner.model().clone();
+            let loss_nats = score_windows(&model.valid(), &self.data.valid);
+            self.trained_model(model, Some(loss_nats)).to_artefact().write(&self.folder.best())?;
         }
         let best = TrainedModel::read(&self.folder.best(), &Device::flex())?;
         Ok(BestModel {

@@ -84,8 +84,8 @@ impl Recipe {
     ///
     /// A value is TOML; text may go without quotation marks, it is then taken as it stands. An override that chooses
     /// another optimiser or schedule than the file sets aside the file's table, whose numbers were for the other one: what
-    /// the overrides leave out has the default of their choice. One that chooses another cell sets aside only what the cell
-    /// does not have.
+    /// the overrides leave out has the default of their choice. One that chooses another cell, or other tokens, sets aside only
+    /// what these do not have.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl Recipe {
         entries.retain(|entry| match entry.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["optimizer", ..] => chosen.optimizer == in_file.optimizer,
             ["schedule", ..] => chosen.schedule == in_file.schedule,
-            ["model", key] => schema::has("model", key, chosen),
+            [table @ ("data" | "model"), key] => schema::has(table, key, chosen),
             _ => true,
         });
         entries.extend(flags);
@@ -230,7 +230,8 @@ impl Recipe {
     }
 
     fn kinds(&self) -> Kinds {
-        Kinds { cell: self.model.cell, optimizer: self.optimizer.name, schedule: self.schedule.name }
+        let (optimizer, schedule) = (self.optimizer.name, self.schedule.name);
+        Kinds { tokens: self.data.tokens, cell: self.model.cell, optimizer, schedule }
     }
 
     /// Checks values against each other.
@@ -241,6 +242,9 @@ impl Recipe {
                 place: entries::place_of(entries, "optimizer", "nesterov"),
                 hint: "set optimizer.momentum = 0.9, or leave nesterov out".to_owned(),
             });
+        }
+        if let Some((key, problem, hint)) = self.model.conflict() {
+            return Err(RecipeError::Conflict { problem, place: entries::place_of(entries, "model", key), hint });
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::decode::SampleConfig;
 use crate::models::{CellKind, LanguageModelConfig};
 use crate::optim::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
 use crate::setting::{Allowed, Setting};
+use crate::text::Unit;
 
 /// The tables, in the order in which a recipe is written.
 pub(super) const TABLES: &[&str] = &["data", "model", "train", "optimizer", "schedule", "sample"];
@@ -38,6 +39,7 @@ const SYNONYMS: &[(&str, &str, &str)] = &[
 /// The choices that decide which keys a table has.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Kinds {
+    pub(super) tokens: Unit,
     pub(super) cell: CellKind,
     pub(super) optimizer: OptimizerKind,
     pub(super) schedule: ScheduleKind,
@@ -51,6 +53,10 @@ impl Kinds {
             let [table, key] = entry.path.as_slice() else { continue };
             let Value::String(name) = &entry.value else { continue };
             match (table.as_str(), key.as_str()) {
+                ("data", "tokens") => {
+                    check(entry, kinds)?;
+                    kinds.tokens = named(Unit::ALL, name, Unit::as_str).unwrap_or_default();
+                }
                 ("model", "cell") => {
                     check(entry, kinds)?;
                     kinds.cell = named(CellKind::ALL, name, CellKind::as_str).unwrap_or_default();
@@ -82,7 +88,7 @@ pub(super) fn is_table(name: &str) -> bool {
 pub(super) fn settings(table: &str, kinds: Kinds) -> Option<&'static [Setting]> {
     match table {
         "" => Some(TOP),
-        "data" => Some(DataConfig::SETTINGS),
+        "data" => Some(DataConfig::settings(kinds.tokens)),
         "model" => Some(LanguageModelConfig::settings(kinds.cell)),
         "train" => Some(TrainConfig::SETTINGS),
         "optimizer" => Some(OptimizerConfig::settings(kinds.optimizer)),
@@ -100,6 +106,7 @@ pub(super) fn has(table: &str, key: &str, kinds: Kinds) -> bool {
 /// Every choice that a table's keys may depend on, by name.
 fn variants(table: &str) -> Vec<(&'static str, Kinds)> {
     match table {
+        "data" => Unit::ALL.iter().map(|&tokens| (tokens.as_str(), Kinds { tokens, ..Kinds::default() })).collect(),
         "model" => CellKind::ALL.iter().map(|&cell| (cell.as_str(), Kinds { cell, ..Kinds::default() })).collect(),
         "optimizer" => OptimizerKind::ALL
             .iter()
@@ -218,7 +225,11 @@ fn hint(table: &str, key: &str, known: &[Setting]) -> String {
     let owners: Vec<&str> =
         variants(table).into_iter().filter(|(_, kinds)| has(table, key, *kinds)).map(|(name, _)| name).collect();
     if !owners.is_empty() {
-        let choice = if table == "model" { "cell" } else { "name" };
+        let choice = match table {
+            "data" => "tokens",
+            "model" => "cell",
+            _ => "name",
+        };
         return format!("`{key}` is for {choice} = \"{}\"", owners.join("\" or \""));
     }
     let spelt = key.to_lowercase().replace('_', "-");

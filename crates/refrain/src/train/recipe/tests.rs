@@ -4,10 +4,15 @@ use super::schema::{TABLES, path, settings};
 use super::*;
 use crate::models::{CellKind, PrecisionKind};
 use crate::optim::ScheduleKind;
+use crate::text::Unit;
 
 /// Every combination of choices that decides which keys there are.
 fn all_kinds() -> impl Iterator<Item = Kinds> {
-    let with_cell = |optimizer, schedule| CellKind::ALL.iter().map(move |&cell| Kinds { cell, optimizer, schedule });
+    let with_cell = |optimizer, schedule| {
+        // That of tokens has nothing to do with the others.
+        let tokens = Unit::ALL.iter().cycle();
+        CellKind::ALL.iter().zip(tokens).map(move |(&cell, &tokens)| Kinds { tokens, cell, optimizer, schedule })
+    };
     let optimizers = OptimizerKind::ALL.iter();
     optimizers
         .flat_map(move |&optimizer| ScheduleKind::ALL.iter().flat_map(move |&schedule| with_cell(optimizer, schedule)))
@@ -15,6 +20,7 @@ fn all_kinds() -> impl Iterator<Item = Kinds> {
 
 fn recipe_of(kinds: Kinds) -> Recipe {
     Recipe {
+        data: DataConfig { tokens: kinds.tokens, ..DataConfig::default() },
         model: LanguageModelConfig { cell: kinds.cell, ..LanguageModelConfig::default() },
         optimizer: OptimizerConfig::of(kinds.optimizer),
         schedule: ScheduleConfig { name: kinds.schedule, ..ScheduleConfig::default() },
@@ -52,18 +58,37 @@ train = "builtin:shakespeare"
 valid = ""
 valid-fraction = 0.1
 encoding = "auto"
+tokens = "char"
 min-count = 1
+max-vocab-size = 0
+closed-vocabulary = false
 
 [model]
 cell = "lstm"
 embedding-size = 128
 hidden-size = 256
 num-layers = 2
+last-hidden-size = 0
+tied-embeddings = false
 dropout = 0.0
 embedding-dropout = 0.0
 output-dropout = 0.0
-precision = "f32"
+variational-dropout = false
+token-dropout = 0.0
+hidden-dropout = 0.0
+recurrent-dropout = 0.0
+weight-drop = 0.0
+zoneout-hidden = 0.0
+zoneout-cell = 0.0
+normalization = "none"
+peepholes = false
+coupled-gates = false
+projection-size = 0
 forget-bias = 1.0
+init-range = 0.0
+embedding-init-range = 0.0
+memory = "all"
+precision = "f32"
 
 [train]
 batch-size = 64
@@ -74,6 +99,8 @@ state = "carry"
 accumulate = 1
 clip-norm = 1.0
 clip-value = 0.0
+activation-regularisation = 0.0
+temporal-activation-regularisation = 0.0
 eval-every = 0
 eval-batch-size = 16
 log-every = 10
@@ -284,6 +311,22 @@ fn what_may_have_been_meant_is_said() {
             "error: unknown key `forget-bias` in [model], a.toml:2\nhint: `forget-bias` is for cell = \"lstm\"",
         ),
         (
+            "[model]\nweight-drop = 0.5\ncell = \"min-gru\"",
+            "error: unknown key `weight-drop` in [model], a.toml:2\nhint: `weight-drop` is for cell = \"lstm\" or \"gru\" or \"rnn\" or \"rnn-relu\"",
+        ),
+        (
+            "[model]\nreset = \"before-product\"",
+            "error: unknown key `reset` in [model], a.toml:2\nhint: `reset` is for cell = \"gru\"",
+        ),
+        (
+            "[data]\nlower-case = true",
+            "error: unknown key `lower-case` in [data], a.toml:2\nhint: `lower-case` is for tokens = \"word\"",
+        ),
+        (
+            "[model]\ntied-embeddings = true\nhidden-size = 200",
+            "error: `model.tied-embeddings` needs a last layer of 128 units, as the embedding is long; it has 200, a.toml:2\nhint: set model.last-hidden-size = 128, or model.embedding-size = 200",
+        ),
+        (
             "[schedule]\nname = \"cosine\"\ngamma = 0.9",
             "error: unknown key `gamma` in [schedule], a.toml:3\nhint: `gamma` is for name = \"exponential\" or \"step\"",
         ),
@@ -293,7 +336,7 @@ fn what_may_have_been_meant_is_said() {
         ),
         (
             "[model.foo]\nkind = 1",
-            "error: unknown key `foo` in [model], a.toml:1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, dropout, embedding-dropout, output-dropout, precision, forget-bias",
+            "error: unknown key `foo` in [model], a.toml:1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, last-hidden-size, tied-embeddings, dropout, embedding-dropout, output-dropout, variational-dropout, token-dropout, hidden-dropout, recurrent-dropout, weight-drop, zoneout-hidden, zoneout-cell, normalization, peepholes, coupled-gates, projection-size, forget-bias, init-range, embedding-init-range, memory, precision",
         ),
     ] {
         assert_eq!(printed(Recipe::parse(text, "a.toml")), expected);
@@ -331,7 +374,7 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
         ),
         (
             "[optimizer]\nname = \"adamW\"",
-            "error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, found the text \"adamW\", a.toml:2\nhint: did you mean `adamw`?",
+            "error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, `asgd`, found the text \"adamW\", a.toml:2\nhint: did you mean `adamw`?",
         ),
         ("[data]\ntrain = \"\"", "error: `data.train` must be text that is not empty, found the text \"\", a.toml:2"),
         ("seed = -1", "error: `seed` must be an integer of at least 0, found -1, a.toml:1"),
@@ -363,12 +406,12 @@ fn a_wrong_override_is_named_by_its_text() {
         ("modle.dropout=0.5", "error: unknown table [modle], --set modle.dropout=0.5\nhint: did you mean [model]?"),
         (
             "model.a.b=1",
-            "error: unknown key `a.b` in [model], --set model.a.b=1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, dropout, embedding-dropout, output-dropout, precision, forget-bias",
+            "error: unknown key `a.b` in [model], --set model.a.b=1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, last-hidden-size, tied-embeddings, dropout, embedding-dropout, output-dropout, variational-dropout, token-dropout, hidden-dropout, recurrent-dropout, weight-drop, zoneout-hidden, zoneout-cell, normalization, peepholes, coupled-gates, projection-size, forget-bias, init-range, embedding-init-range, memory, precision",
         ),
         ("dropout=0.5", "error: unknown key `dropout`, --set dropout=0.5\nhint: did you mean `dropout` in [model]?"),
         (
             "optimizer.name=adagrad",
-            "error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, found the text \"adagrad\", --set optimizer.name=adagrad",
+            "error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, `asgd`, found the text \"adagrad\", --set optimizer.name=adagrad",
         ),
     ] {
         assert_eq!(printed(with(&[flag])), expected);
