@@ -26,7 +26,7 @@ use crate::{input, model};
 /// it begins with one.
 ///
 /// Tokens are drawn by the distribution that the filters leave of the model's; --greedy always takes the likeliest, and --beams
-/// looks for the likeliest text. In --stop, --ban and --force `\\n` is a new line, `\\t` a tab and `\\\\` a backslash.
+/// looks for the likeliest text. In --stop, --ban and --force `\n` is a new line, `\t` a tab and `\\` a backslash.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A run's folder, whose best model is taken, or a model file
