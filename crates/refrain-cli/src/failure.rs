@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use refrain::data::DataError;
+use refrain::decode::FilterError;
 use refrain::files::FileError;
 use refrain::models::{ArtefactError, QuantizeError};
 use refrain::text::TextError;
@@ -37,6 +38,12 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
+    tell(error);
+    ExitCode::FAILURE
+}
+
+/// Prints the error in one line, and its hint.
+pub(crate) fn tell(error: &anyhow::Error) {
     let mut line = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
@@ -49,10 +56,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(hint) = hint(error) {
         console.line(&format!("hint: {hint}"));
     }
-    ExitCode::FAILURE
 }
 
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == ErrorKind::BrokenPipe))
 }
 
@@ -73,6 +79,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             TextError,
             ArtefactError,
             QuantizeError,
+            FilterError,
             FileError
         );
         cause.downcast_ref::<Usage>().and_then(|usage| usage.hint.clone())

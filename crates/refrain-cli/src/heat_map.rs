@@ -76,16 +76,26 @@ impl Scale {
         (share.clamp(0.0, 1.0) * (LEVELS - 1) as f32).round() as usize
     }
 
+    /// The colour of a value.
+    pub(crate) fn rgb(self, value: f32) -> [u8; 3] {
+        self.rgb_of_level(self.level(value))
+    }
+
     fn colour(self, level: usize) -> String {
+        let [red, green, blue] = self.rgb_of_level(level);
+        format!("#{red:02x}{green:02x}{blue:02x}")
+    }
+
+    fn rgb_of_level(self, level: usize) -> [u8; 3] {
         let stops = if self == Self::Share { SEQUENTIAL } else { DIVERGING };
         let position = level * (stops.len() - 1);
         let below = (position / (LEVELS - 1)).min(stops.len() - 2);
         let part = position - below * (LEVELS - 1);
         let mix = |channel: usize| {
             let [from, to] = [below, below + 1].map(|stop| usize::from(stops[stop][channel]));
-            (from * (LEVELS - 1 - part) + to * part + (LEVELS - 1) / 2) / (LEVELS - 1)
+            ((from * (LEVELS - 1 - part) + to * part + (LEVELS - 1) / 2) / (LEVELS - 1)) as u8
         };
-        format!("#{:02x}{:02x}{:02x}", mix(0), mix(1), mix(2))
+        [mix(0), mix(1), mix(2)]
     }
 
     /// What stands at the ends of the legend.

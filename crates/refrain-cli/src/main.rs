@@ -9,6 +9,7 @@ mod input;
 mod model;
 mod output;
 mod score;
+mod shade;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ enum Command {
     Train(commands::train::Args),
     Generate(commands::generate::Args),
     Evaluate(commands::evaluate::Args),
+    Score(commands::score::Args),
     Quantize(commands::quantize::Args),
     Bench(commands::bench::Args),
     Gates(commands::gates::Args),
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(&args),
         Command::Generate(args) => commands::generate::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Evaluate(args) => commands::evaluate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Score(args) => commands::score::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Quantize(args) => commands::quantize::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => commands::bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Gates(args) => commands::gates::run(&args).map(|()| ExitCode::SUCCESS),

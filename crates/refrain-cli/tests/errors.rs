@@ -171,10 +171,10 @@ fn a_mistake_in_the_arguments_is_named() {
 
     For more information, try '--help'.
     ");
-    assert_snapshot!(scratch.transcript("generate run --top-k 0"), @"
+    assert_snapshot!(scratch.transcript("generate run --top-k -1"), @"
     exit status: 2
     [stderr]
-    error: invalid value '0' for '--top-k <K>': an integer of at least 1
+    error: invalid value '-1' for '--top-k <K>': an integer of at least 0
 
     For more information, try '--help'.
     ");

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use insta::assert_snapshot;
-use refrain::decode::{Generation, Sampler, prompt_tokens};
+use refrain::decode::{Filters, Streams, prompt_tokens};
 use refrain::kernels::{Engine, Isa, WeightFormat};
 use refrain::models::{Artefact, LanguageModelStepper, TrainedModel};
 use serde_json::Value;
@@ -138,11 +138,11 @@ fn the_file_writes_the_text_of_the_weights_quantised_in_memory() {
     scratch.succeed("quantize run text.txt --output int8.safetensors");
     let original = read(&scratch.join("run/best.safetensors"));
     let prompt = prompt_tokens(&original.vocabulary, "ROMEO:");
-    let sampler = Sampler { temperature: 1.0, top_k: None };
+    let filters = Filters::new();
     Engine::set_current(Engine::new(Isa::Portable, 1).expect("every machine has it"));
     let in_memory = |format: WeightFormat, seed: u64| {
         let stepper = LanguageModelStepper::with_format(&original.model, format);
-        let tokens: Vec<u32> = Generation::new(&stepper, &prompt, sampler, seed, 0).take(400).collect();
+        let tokens: Vec<u32> = Streams::new(&stepper, &prompt, &filters, seed, [0]).take(400).flatten().collect();
         format!("ROMEO:{}\n", original.vocabulary.decode(&tokens))
     };
     let mut differing = 0;

@@ -140,6 +140,15 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
+/// The nearest of some names, if a third of the letters or fewer are wrong.
+pub(crate) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .map(|known| (strsim::osa_distance(name, known), known))
+        .filter(|(distance, known)| 3 * distance <= known.len().max(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known)
+}
+
 /// Checks a configuration that did not come from a recipe, where every value is checked as it is read.
 ///
 /// # Errors

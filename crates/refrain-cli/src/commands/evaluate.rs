@@ -70,16 +70,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         score.perplexity(),
     );
     if of_chars {
-        report += &format!(
+        report.push_str(&format!(
             "bits per char   {:.4}, over {} characters\n\
              bits per byte   {:.4}, over {} bytes of UTF-8\n",
             score.bits_per_char(),
             grouped(score.chars),
             score.bits_per_byte(),
             grouped(score.bytes),
-        );
+        ));
     }
     report += &score::unknown_line(unknown);
-    report += &format!("vocabulary      {}\n", trained.vocabulary.scope().description());
+    report.push_str(&format!("vocabulary      {}\n", trained.vocabulary.scope().description()));
     output::write(report.as_bytes())
 }

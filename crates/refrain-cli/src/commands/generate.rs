@@ -1,24 +1,33 @@
 //! `refrain generate`.
 
+mod filter_args;
+mod interactive;
+mod write;
+
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use refrain::decode::{Generation, SampleConfig, Sampler, prompt_tokens};
-use refrain::models::LanguageModelStepper;
+use refrain::decode::{BeamSearch, Constraints, FilterSettings, Limits, SampleConfig, prompt_tokens};
 use refrain::text::{Vocabulary, name_unknown};
-use serde_json::json;
 
+use self::filter_args::{FilterArgs, sampling_filters};
+use self::write::Writer;
 use crate::console::Console;
-use crate::engine::EngineArgs;
+use crate::engine::{EngineArgs, at_least_one};
 use crate::failure::Usage;
-use crate::{input, model, output};
+use crate::{input, model};
 
 /// Let a model continue a prompt
 ///
-/// The text goes to stdout as it comes, the prompt first. The same seed gives the same text. The unknown token is never
-/// written. A prompt is read as the beginning of a line: a new line goes before it, unseen, unless it
-/// begins with one.
+/// The text goes to stdout as it comes, the prompt first. The same seed gives the same text, however many are written at once. A
+/// model never writes the unknown token. A prompt is read as the beginning of a line: a new line goes before it, unseen, unless
+/// it begins with one.
+///
+/// Tokens are drawn by the distribution that the filters leave of the model's; --greedy always takes the likeliest, and --beams
+/// looks for the likeliest text. In --stop, --ban and --force `\n` is a new line, `\t` a tab and `\\` a backslash.
+#[expect(clippy::struct_excessive_bools, reason = "flags of the command line")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A run's folder, whose best model is taken, or a model file
@@ -26,16 +35,30 @@ pub(crate) struct Args {
     /// What to continue; - reads it from stdin [default: a new line, if the model knows it]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
+    /// Read prompts from stdin, a line each, and continue one after another
+    ///
+    /// An empty line continues the last prompt once more, in another way. A line such as `:top-p 0.9` sets a filter, `:` alone
+    /// shows them.
+    #[arg(long, conflicts_with = "prompt")]
+    interactive: bool,
     /// How many tokens to write
     #[arg(long, value_name = "N", default_value_t = SampleConfig::default().tokens)]
     tokens: usize,
-    /// Below 1 safer, above 1 wilder; 0 always takes the likeliest token
-    #[arg(long, value_name = "F", allow_negative_numbers = true, value_parser = temperature)]
-    #[arg(default_value_t = SampleConfig::default().temperature)]
-    temperature: f64,
-    /// Draw among the K likeliest tokens only [default: among all]
-    #[arg(long, value_name = "K", value_parser = top_k)]
-    top_k: Option<NonZeroUsize>,
+    /// End a text before this one; may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = unescaped)]
+    stop: Vec<String>,
+    /// Let no --stop count before N tokens
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "stop")]
+    min_tokens: usize,
+    /// Always take the likeliest token, as --temperature 0
+    #[arg(long, conflicts_with_all = sampling_filters())]
+    greedy: bool,
+    /// Write this text nowhere: a character, a word or any other; may be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = unescaped)]
+    ban: Vec<String>,
+    /// Write this text first, whatever its probability
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = unescaped)]
+    force: Option<String>,
     /// The seed of the random draws
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -45,11 +68,37 @@ pub(crate) struct Args {
     /// What to do with characters or words of the prompt that the model does not know
     #[arg(long, value_name = "RULE", default_value = "error")]
     unknown: Unknown,
+    /// Shade each token by its probability under the model; with --json, give its logarithm
+    #[arg(long)]
+    show_probabilities: bool,
     /// Print one JSON object a text, with `prompt` and `text`
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
+    beams: BeamArgs,
+    #[command(flatten)]
     engine: EngineArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Beam search")]
+struct BeamArgs {
+    /// Keep the N likeliest texts at a time, and write the best, or the best --num
+    #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with_all = sampling_filters().chain(["greedy"]))]
+    beams: Option<NonZeroUsize>,
+    /// Divide the beams into N groups that keep away from each other
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one, requires = "beams")]
+    groups: NonZeroUsize,
+    /// What a group subtracts from the log-probability of a token that a group before it has just chosen
+    #[arg(long, value_name = "F", default_value_t = BeamSearch::default().diversity, value_parser = not_negative)]
+    #[arg(requires = "groups")]
+    diversity: f64,
+    /// Rank texts of n tokens by log-probability / ((5 + n) / 6)^F: above 0, longer ones are not at a disadvantage
+    #[arg(long, value_name = "F", default_value_t = BeamSearch::default().length_penalty, value_parser = not_negative)]
+    #[arg(requires = "beams")]
+    length_penalty: f64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -62,45 +111,99 @@ enum Unknown {
     Skip,
 }
 
-fn temperature(text: &str) -> Result<f64, String> {
+fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("a number of at least 0".to_owned()),
     }
 }
 
-fn top_k(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse().map_err(|_| "an integer of at least 1".to_owned())
+/// A text that is not empty, in which `\n`, `\t` and `\\` stand for what they do elsewhere.
+fn unescaped(text: &str) -> Result<String, String> {
+    let mut unescaped = String::new();
+    let mut chars = text.chars();
+    while let Some(ch) = chars.next() {
+        unescaped.push(match ch {
+            '\\' => match chars.next() {
+                Some('n') => '\n',
+                Some('t') => '\t',
+                Some('\\') => '\\',
+                _ => return Err("after `\\` comes `n`, `t` or `\\`".to_owned()),
+            },
+            ch => ch,
+        });
+    }
+    if unescaped.is_empty() { Err("text that is not empty".to_owned()) } else { Ok(unescaped) }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let search = args.search()?;
     args.engine.install()?;
     let trained = model::load(&args.run_or_model)?;
-    let (prompt, tokens) = prompt(args, &trained.vocabulary)?;
-    let sampler = Sampler { temperature: args.temperature, top_k: args.top_k.map(NonZeroUsize::get) };
-    let stepper = LanguageModelStepper::new(&trained.model);
-    for sample in 0..args.num {
-        let generation = Generation::new(&stepper, &tokens, sampler, args.seed, sample).take(args.tokens);
-        if args.json {
-            let written: Vec<u32> = generation.collect();
-            output::json(&json!({
-                "sample": sample, "seed": args.seed, "prompt": prompt, "text": trained.vocabulary.continuation(&prompt, &written),
-            }))?;
-            continue;
-        }
-        if sample > 0 {
-            output::write(b"---\n")?;
-        }
-        output::write(prompt.as_bytes())?;
-        let mut before = prompt.clone();
-        for token in generation {
-            let added = trained.vocabulary.continuation(&before, &[token]);
-            output::write(added.as_bytes())?;
-            before = added;
-        }
-        output::write(b"\n")?;
+    let constraints = args.constraints(&trained.vocabulary)?;
+    let mut writer = Writer::new(args, &trained, search, constraints);
+    if args.interactive {
+        return interactive::run(&mut writer, args);
     }
-    Ok(())
+    let (prompt, tokens) = prompt(args, &trained.vocabulary)?;
+    writer.write(&prompt, &tokens)
+}
+
+impl Args {
+    /// The beam search that is asked for, if one is; what the arguments say must go together.
+    fn search(&self) -> anyhow::Result<Option<BeamSearch>> {
+        let Self { tokens, min_tokens, num, .. } = *self;
+        if min_tokens > tokens {
+            let message = format!("--min-tokens {min_tokens} is more than --tokens {tokens}");
+            return Err(Usage::error(message, "a text has at most --tokens tokens"));
+        }
+        let BeamArgs { beams, groups, diversity, length_penalty } = self.beams;
+        let Some(beams) = beams else { return Ok(None) };
+        let (beams, groups) = (beams.get(), groups.get());
+        if !beams.is_multiple_of(groups) {
+            let message = format!("--groups {groups} does not divide --beams {beams}");
+            return Err(Usage::error(message, "groups are of as many beams each"));
+        }
+        if num > beams as u64 {
+            let message = format!("--num {num}: a search with --beams {beams} finds {beams}");
+            return Err(Usage::error(message, "raise --beams"));
+        }
+        Ok(Some(BeamSearch { beams, groups, diversity, length_penalty }))
+    }
+
+    /// The number of each filter, where the way of decoding decides some of them.
+    fn filter_settings(&self) -> FilterSettings {
+        let mut settings = self.filters.0.clone();
+        if self.greedy || self.beams.beams.is_some() {
+            settings = settings.without_sampling();
+        }
+        if self.greedy {
+            settings.set("temperature", 0.0).expect("there is such a filter, which takes 0");
+        }
+        settings
+    }
+
+    fn constraints(&self, vocabulary: &Vocabulary) -> anyhow::Result<Constraints> {
+        let tokens = |text: &String, flag: &str| {
+            let unknown = vocabulary.unknown(text);
+            if unknown.is_empty() {
+                return Ok(vocabulary.encode(text));
+            }
+            let message = format!("the model does not know what stands in {flag}: {}", name_unknown(&unknown));
+            Err(Usage::error(message, "it never writes them; `refrain info` shows those that it knows"))
+        };
+        let banned = self.ban.iter().map(|text| tokens(text, "--ban")).collect::<Result<Vec<_>, _>>()?;
+        let alone: BTreeSet<&Vec<u32>> = banned.iter().filter(|tokens| tokens.len() == 1).collect();
+        if alone.len() + 1 >= vocabulary.len() {
+            return Err(Usage::error("--ban leaves nothing to write", "ban fewer of the tokens that the model knows"));
+        }
+        let forced = self.force.as_ref().map(|text| tokens(text, "--force")).transpose()?;
+        Ok(Constraints { banned, forced: forced.unwrap_or_default() })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_tokens: self.tokens, min_tokens: self.min_tokens, stops: self.stop.clone() }
+    }
 }
 
 /// The prompt and its tokens.

@@ -8,4 +8,5 @@ pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod man;
 pub(crate) mod quantize;
+pub(crate) mod score;
 pub(crate) mod train;

@@ -1,22 +1,23 @@
-//! How samples are drawn while training, and by default afterwards.
+//! How samples are drawn while training.
 
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{Allowed, Range, Setting, zero_is_none};
+use super::filters::{FILTERS, FilterSettings};
+use crate::setting::{Allowed, Setting};
 
 /// `[sample]`: the text that is generated from a model to look at.
+///
+/// A key that is none of these is refused by [`FilterSettings`], which takes all others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
 pub struct SampleConfig {
     /// What the generated text follows on from.
     pub prompt: String,
     /// How many tokens to generate.
     pub tokens: usize,
-    /// Divides the scores before the softmax: below 1 safer, above 1 wilder; 0 always takes the likeliest token.
-    pub temperature: f64,
-    /// Draw among this many of the likeliest tokens; 0 in a recipe: among all.
-    #[serde(with = "zero_is_none")]
-    pub top_k: Option<usize>,
+    /// The number of each filter, by its name.
+    #[serde(flatten)]
+    pub filters: FilterSettings,
 }
 
 impl Default for SampleConfig {
@@ -26,18 +27,22 @@ impl Default for SampleConfig {
             prompt: "\n".to_owned(),
             // a screenful
             tokens: 400,
-            // nanoGPT, sample.py
-            temperature: 0.8,
-            top_k: None,
+            filters: FilterSettings::default(),
         }
     }
 }
 
 impl SampleConfig {
-    pub(crate) const SETTINGS: &'static [Setting] = &[
-        Setting::new("prompt", Allowed::Text),
-        Setting::new("tokens", Allowed::Integer(0)),
-        Setting::new("temperature", Allowed::Number(Range::NotNegative)),
-        Setting::new("top-k", Allowed::Integer(0)),
-    ];
+    pub(crate) const SETTINGS: &'static [Setting] = &Self::settings();
+
+    const fn settings() -> [Setting; 2 + FILTERS.len()] {
+        let mut settings = [Setting::new("prompt", Allowed::Text); 2 + FILTERS.len()];
+        settings[1] = Setting::new("tokens", Allowed::Integer(0));
+        let mut index = 0;
+        while index < FILTERS.len() {
+            settings[2 + index] = Setting::new(FILTERS[index].name, FILTERS[index].allowed);
+            index += 1;
+        }
+        settings
+    }
 }

@@ -1,11 +1,25 @@
 //! From a trained model to text.
+//!
+//! A [`Decoder`] gives scores; [`Filters`] change them; [`Streams`] draw from them, for any number of texts side by side, and
+//! [`BeamSearch`] looks for the likeliest text. [`Texts`] are streams with [`Limits`], as text.
 
+mod beam;
 pub(crate) mod config;
-mod generate;
+mod decoder;
+pub mod filters;
+mod history;
+mod limits;
+mod probability;
 mod prompt;
 mod sample;
+mod texts;
 
+pub use beam::{BeamSearch, Hypothesis};
 pub use config::SampleConfig;
-pub use generate::{Generation, Streams};
+pub use decoder::Decoder;
+pub use filters::{Constraints, FILTERS, FilterError, FilterKind, FilterSettings, Filters};
+pub use history::History;
+pub use limits::{End, Limits};
 pub use prompt::prompt_tokens;
-pub use sample::Sampler;
+pub use sample::Streams;
+pub use texts::{Piece, Texts, Written};

@@ -115,6 +115,7 @@ impl From<MemoryKind> for Memory {
 }
 
 /// `[model]`: embedding → stacked recurrent layers → linear head over the vocabulary.
+#[expect(clippy::struct_excessive_bools, reason = "keys of a recipe, each of which is on or off")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LanguageModelConfig {
@@ -218,6 +219,9 @@ impl Default for LanguageModelConfig {
     }
 }
 
+/// More layers have no numbers of their own for the masks of each.
+const MASKED_LAYERS: usize = 31;
+
 impl LanguageModelConfig {
     /// Units of the last layer's output, which the head reads.
     pub fn output_size(&self) -> usize {
@@ -256,8 +260,6 @@ impl LanguageModelConfig {
                 "leave one of them out".to_owned(),
             ));
         }
-        // More have no numbers of their own for the masks of every layer.
-        const MASKED_LAYERS: usize = 31;
         let masks = [
             ("variational-dropout", f64::from(u8::from(self.variational_dropout))),
             ("hidden-dropout", self.hidden_dropout),

@@ -24,7 +24,7 @@ enum StepLayer {
     /// Its weights, prepared once.
     Prepared(StepWeights),
     /// The layer itself, over sequences of one step: one whose single steps the kernels do not know.
-    Whole(Layer, Device),
+    Whole(Box<Layer>, Device),
 }
 
 impl StepLayer {
@@ -86,6 +86,40 @@ pub struct StepperState {
     streams: usize,
 }
 
+impl StepperState {
+    /// How many streams it is of.
+    pub fn streams(&self) -> usize {
+        self.streams
+    }
+
+    /// The state whose stream `i` is stream `from[i]` of this one. Streams may be repeated, and left out.
+    ///
+    /// # Panics
+    /// If there is no such stream.
+    #[must_use]
+    pub fn select(&self, from: &[usize]) -> Self {
+        let rows = |values: &Vec<f32>| {
+            let size = values.len().checked_div(self.streams).unwrap_or(0);
+            from.iter().flat_map(|&stream| &values[stream * size..(stream + 1) * size]).copied().collect()
+        };
+        Self { layers: self.layers.iter().map(|layer| layer.each_ref().map(rows)).collect(), streams: from.len() }
+    }
+
+    /// Adds the streams of `other` after those that are there.
+    ///
+    /// # Panics
+    /// If it is not of as many layers.
+    pub fn append(&mut self, other: Self) {
+        assert_eq!(other.layers.len(), self.layers.len(), "a state of as many layers");
+        for (layer, more) in self.layers.iter_mut().zip(other.layers) {
+            for (values, more) in layer.iter_mut().zip(more) {
+                values.extend(more);
+            }
+        }
+        self.streams += other.streams;
+    }
+}
+
 impl LanguageModelStepper {
     /// The model's weights as it has them: in eight bits, or in its own precision.
     pub fn new(model: &LanguageModel) -> Self {
@@ -116,7 +150,7 @@ impl LanguageModelStepper {
                 let embedding = (for_tokens && index == 0).then_some(embedding.as_slice());
                 StepLayer::Prepared(layer.step_weights(format, embedding))
             } else {
-                StepLayer::Whole(layer.clone(), model.device())
+                StepLayer::Whole(Box::new(layer.clone()), model.device())
             }
         };
         Self {

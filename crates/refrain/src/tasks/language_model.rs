@@ -9,6 +9,9 @@ use crate::metrics::LanguageModelScore;
 use crate::models::{LanguageModel, LanguageModelState};
 use crate::text::Vocabulary;
 
+/// Steps in one pass over a text: long enough for large products, short enough for little memory.
+const SEQ_LEN: usize = 512;
+
 /// A corpus made ready for training.
 #[derive(Debug)]
 pub struct LanguageModelData {
@@ -60,6 +63,18 @@ pub(crate) fn window_tensors(window: Window, device: &Device) -> (Tensor<2, Int>
     (tensor(window.inputs), tensor(window.targets))
 }
 
+/// The loss of each token of one window, in nats, `[batch_size * seq_len]`.
+fn window_losses(
+    model: &LanguageModel,
+    window: Window,
+    state: Option<LanguageModelState>,
+    device: &Device,
+) -> (Vec<f32>, LanguageModelState) {
+    let (inputs, targets) = window_tensors(window, device);
+    let (losses, state) = model.token_losses(inputs, targets, state);
+    (losses.into_data().try_into_vec::<f32>().expect("losses are f32"), state)
+}
+
 /// The summed loss of one window, in nats, in `f64`.
 fn window_nats(
     model: &LanguageModel,
@@ -67,9 +82,7 @@ fn window_nats(
     state: Option<LanguageModelState>,
     device: &Device,
 ) -> (f64, LanguageModelState) {
-    let (inputs, targets) = window_tensors(window, device);
-    let (losses, state) = model.token_losses(inputs, targets, state);
-    let losses = losses.into_data().try_into_vec::<f32>().expect("losses are f32");
+    let (losses, state) = window_losses(model, window, state, device);
     (losses.into_iter().map(f64::from).sum(), state)
 }
 
@@ -86,6 +99,51 @@ pub fn score_windows(model: &LanguageModel, windows: &Windows) -> f64 {
     total_nats / windows.targets() as f64
 }
 
+/// Scores sequences of tokens, each alone from a state of zeros: the loss in nats of each token but the first.
+///
+/// `progress` hears how many tokens are done.
+///
+/// # Panics
+/// If a sequence is empty.
+pub fn score_sequences(model: &LanguageModel, sequences: &[&[u32]], mut progress: impl FnMut(u64)) -> Vec<Vec<f64>> {
+    /// Tokens in one pass, all sequences together.
+    const TOKENS: usize = 16_384;
+    let device = model.device();
+    // Beside others of about its length little is computed for nothing.
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(sequences[index].len()));
+    let mut losses = vec![Vec::new(); sequences.len()];
+    let mut done = 0;
+    let mut rest = order.as_slice();
+    while let Some(&longest) = rest.first() {
+        let targets = sequences[longest].len() - 1;
+        let seq_len = targets.clamp(1, SEQ_LEN);
+        let (batch, others) = rest.split_at((TOKENS / seq_len).clamp(1, rest.len()));
+        rest = others;
+        let mut state = None;
+        for begin in (0..targets).step_by(seq_len) {
+            let columns = begin..targets.min(begin + seq_len);
+            // Behind the end of a shorter one any token will do.
+            let token = |index: usize, column: usize| sequences[index].get(column).copied().unwrap_or_default();
+            let window = Window {
+                inputs: batch.iter().flat_map(|&index| columns.clone().map(move |at| token(index, at))).collect(),
+                targets: batch.iter().flat_map(|&index| columns.clone().map(move |at| token(index, at + 1))).collect(),
+                batch_size: batch.len(),
+                seq_len: columns.len(),
+            };
+            let (nats, next) = window_losses(model, window, state, &device);
+            state = Some(next);
+            for (&index, nats) in batch.iter().zip(nats.chunks_exact(columns.len())) {
+                let left = (sequences[index].len() - 1).saturating_sub(begin).min(columns.len());
+                losses[index].extend(nats[..left].iter().map(|&nats| f64::from(nats)));
+                done += left as u64;
+            }
+            progress(done);
+        }
+    }
+    losses
+}
+
 /// Scores a whole text as one stream with the state carried from its first token to its last.
 ///
 /// The first token has nothing before it and is not scored. `progress` hears how many tokens are done.
@@ -98,8 +156,6 @@ pub fn score_stream(
     text: &str,
     mut progress: impl FnMut(u64),
 ) -> Result<LanguageModelScore, DataError> {
-    /// Steps in one pass: long enough for large products, short enough for little memory.
-    const SEQ_LEN: usize = 512;
     let windows = TokenStream::new(vocabulary.encode(text)).single(SEQ_LEN)?;
     let device = model.device();
     let (mut state, mut total_nats, mut tokens) = (None, 0.0, 0);

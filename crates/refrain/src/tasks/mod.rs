@@ -3,4 +3,4 @@
 mod language_model;
 
 pub(crate) use language_model::window_tensors;
-pub use language_model::{LanguageModelData, score_stream, score_windows};
+pub use language_model::{LanguageModelData, score_sequences, score_stream, score_windows};

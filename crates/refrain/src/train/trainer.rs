@@ -17,7 +17,7 @@ use super::run_folder::RunFolder;
 use super::snapshot::{Averaging, Best, Progress, Snapshot, Unlogged};
 use super::step::{Learner, StepReport};
 use super::tensorboard::EventWriter;
-use crate::decode::{Generation, Sampler, prompt_tokens};
+use crate::decode::{Constraints, Streams, prompt_tokens};
 use crate::files::write_atomic;
 use crate::metrics::UnitScore;
 use crate::models::{ArtefactError, LanguageModel, LanguageModelStepper, PrecisionKind, Provenance, TrainedModel};
@@ -330,10 +330,10 @@ impl Trainer {
         let config = &self.recipe.sample;
         let vocabulary = &self.data.vocabulary;
         let prompt = prompt_tokens(vocabulary, &config.prompt);
-        let sampler = Sampler { temperature: config.temperature, top_k: config.top_k };
+        let filters = config.filters.filters(Constraints::default());
         let stepper = LanguageModelStepper::new(model);
         let tokens: Vec<u32> =
-            Generation::new(&stepper, &prompt, sampler, self.recipe.seed, 0).take(config.tokens).collect();
+            Streams::new(&stepper, &prompt, &filters, self.recipe.seed, [0]).take(config.tokens).flatten().collect();
         format!("{}{}", config.prompt, vocabulary.continuation(&config.prompt, &tokens))
     }
 

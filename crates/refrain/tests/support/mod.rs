@@ -34,6 +34,10 @@ impl Golden {
         Self { tensors: tensors.collect() }
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     pub(crate) fn values(&self, name: &str) -> &[f32] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no `{name}` in the fixture")).1
     }

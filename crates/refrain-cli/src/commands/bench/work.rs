@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use refrain::decode::{Sampler, Streams};
+use refrain::decode::{Filters, Streams};
 use refrain::kernels::WeightFormat;
 use refrain::models::{LanguageModel, LanguageModelConfig, LanguageModelStepper, PrecisionKind};
 use refrain::optim::{GradientSet, Optimizer, OptimizerConfig, OptimizerKind, joint_norm};
@@ -170,10 +170,10 @@ fn stepper(model: &LanguageModel, precision: Precision) -> LanguageModelStepper 
 }
 
 fn generate(stepper: LanguageModelStepper, case: &Case) -> Box<dyn FnMut()> {
-    let sampler = Sampler { temperature: 1.0, top_k: None };
+    let filters = Filters::new();
     let (streams, seq_len) = (case.batch_size as u64, case.seq_len);
     Box::new(move || {
-        let written = Streams::new(&stepper, &[0], sampler, SEED, 0..streams).take(seq_len);
+        let written = Streams::new(&stepper, &[0], &filters, SEED, 0..streams).take(seq_len);
         black_box(written.last());
     })
 }

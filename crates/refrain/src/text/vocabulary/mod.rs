@@ -381,7 +381,7 @@ mod tests {
             lines in proptest::collection::vec(proptest::collection::vec("[^\\s]{1,5}", 0..5), 1..6),
             end_of_sentence: bool, lower_case: bool,
         ) {
-            let tokenization = Tokenization { end_of_sentence, lower_case, ..Tokenization::WORDS };
+            let tokenization = Tokenization { lower_case, end_of_sentence, ..Tokenization::WORDS };
             let limits = VocabularyLimits { min_count: 1, max_size: None };
             let text = lines.iter().map(|words| words.join(" ")).collect::<Vec<_>>().join("\n");
             let vocabulary = Vocabulary::of(&[&text], tokenization, limits, Scope::Train);

@@ -9,7 +9,7 @@ use crate::data::DataConfig;
 use crate::decode::SampleConfig;
 use crate::models::{CellKind, LanguageModelConfig};
 use crate::optim::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
-use crate::setting::{Allowed, Setting};
+use crate::setting::{Allowed, Setting, nearest};
 use crate::text::Unit;
 
 /// The tables, in the order in which a recipe is written.
@@ -259,13 +259,4 @@ fn hint(table: &str, key: &str, known: &[Setting]) -> String {
     } else {
         format!("the keys of [{table}] are {}", keys.join(", "))
     }
-}
-
-/// The nearest of some names, if a third of the letters or fewer are wrong.
-fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    names
-        .map(|known| (strsim::osa_distance(name, known), known))
-        .filter(|(distance, known)| 3 * distance <= known.len().max(3))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, known)| known)
 }

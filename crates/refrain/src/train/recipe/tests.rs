@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use super::schema::{TABLES, path, settings};
 use super::*;
+use crate::decode::FilterSettings;
 use crate::models::{CellKind, PrecisionKind};
 use crate::optim::ScheduleKind;
 use crate::text::Unit;
@@ -122,8 +123,16 @@ warmup-steps = 0
 [sample]
 prompt = "\n"
 tokens = 400
+repetition-penalty = 1.0
+presence-penalty = 0.0
+frequency-penalty = 0.0
+no-repeat-ngram = 0
 temperature = 0.8
 top-k = 0
+top-p = 1.0
+min-p = 0.0
+typical-p = 1.0
+epsilon-cutoff = 0.0
 "#
     );
 }
@@ -151,7 +160,7 @@ fn every_recipe_round_trips() {
         },
         sample: SampleConfig {
             prompt: "\r\n\t\0\u{85}\u{7f}\\😀\"\"\"".to_owned(),
-            top_k: Some(3),
+            filters: FilterSettings::off(),
             ..SampleConfig::default()
         },
         ..Recipe::default()
@@ -233,7 +242,9 @@ fn every_value_reaches_its_field() {
     };
     assert_eq!(recipe.optimizer, expected);
     assert_eq!((recipe.schedule.name, recipe.schedule.factor), (ScheduleKind::Plateau, 0.5));
-    assert_eq!(recipe.sample.top_k, Some(5));
+    let mut filters = FilterSettings::default();
+    filters.set("top-k", 5.0).unwrap();
+    assert_eq!(recipe.sample.filters, filters);
 }
 
 #[test]
@@ -296,7 +307,7 @@ fn what_may_have_been_meant_is_said() {
         ),
         (
             "[sample]\nzzz = 1",
-            "error: unknown key `zzz` in [sample], a.toml:2\nhint: the keys of [sample] are prompt, tokens, temperature, top-k",
+            "error: unknown key `zzz` in [sample], a.toml:2\nhint: the keys of [sample] are prompt, tokens, repetition-penalty, presence-penalty, frequency-penalty, no-repeat-ngram, temperature, top-k, top-p, min-p, typical-p, epsilon-cutoff",
         ),
         (
             "[optimizer]\nmomentum = 0.9",
