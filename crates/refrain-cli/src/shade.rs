@@ -16,7 +16,7 @@ pub(crate) fn shaded(text: &str, log_probability: f64) -> String {
     let mut shaded = String::new();
     for (index, line) in text.split('\n').enumerate() {
         if index > 0 {
-            shaded.push_str(&format!("{colours}↵{RESET}\n"));
+            writeln!(shaded, "{colours}↵{RESET}").expect("a string takes all that is written to it");
         }
         if !line.is_empty() {
             write!(shaded, "{colours}{line}{RESET}").expect("a string takes all that is written to it");

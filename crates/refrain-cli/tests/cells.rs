@@ -102,9 +102,20 @@ fn another_cell_on_the_command_line_sets_aside_what_it_does_not_have() {
     embedding-size = 128
     hidden-size = 19
     num-layers = 2
+    last-hidden-size = 0
+    tied-embeddings = false
     dropout = 0.0
     embedding-dropout = 0.0
     output-dropout = 0.0
+    variational-dropout = false
+    token-dropout = 0.0
+    hidden-dropout = 0.0
+    weight-drop = 0.0
+    zoneout-hidden = 0.0
+    normalization = "none"
+    init-range = 0.0
+    embedding-init-range = 0.0
+    memory = "all"
     precision = "f32"
     "#);
     assert_snapshot!(scratch.transcript("train recipe.toml --set model.cell=grru"), @r#"

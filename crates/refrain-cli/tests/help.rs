@@ -111,7 +111,7 @@ fn help_names_every_default_of_training() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "the help is as long")]
 fn help_names_every_default_of_generation() {
-    assert_snapshot!(help("generate --help"), @r"
+    assert_snapshot!(help("generate --help"), @r#"
     Let a model continue a prompt
 
     The text goes to stdout as it comes, the prompt first. The same seed gives the same text, however
@@ -171,7 +171,7 @@ fn help_names_every_default_of_generation() {
               [default: 1]
 
           --unknown <RULE>
-              What to do with characters of the prompt that the model does not know
+              What to do with characters or words of the prompt that the model does not know
 
               Possible values:
               - error:   Name them and stop
@@ -262,17 +262,18 @@ fn help_names_every_default_of_generation() {
               that this processor has. Results differ between instruction sets in the last bits.
 
               [default: auto]
-    ");
+    "#);
 }
 
 #[test]
 fn help_names_every_argument_of_the_other_commands() {
-    assert_snapshot!(help("evaluate --help"), @"
+    assert_snapshot!(help("evaluate --help"), @r#"
     Score a text: loss, perplexity, bits per character and per byte
 
-    The whole text is read as one stream, the state carried from its first character to its last. The
-    first character has nothing before it and is not scored. A character that the model does not know is
-    scored as the unknown token.
+    The whole text is read as one stream, the state carried from its first token to its last. The first
+    token has nothing before it and is not scored. A character or word that the model does not know is
+    scored as the unknown token. Bits per character and per byte are those of models of characters:
+    words leave out what is between them.
 
     Usage: refrain evaluate [OPTIONS] <MODEL> <TEXT>
 
@@ -309,7 +310,7 @@ fn help_names_every_argument_of_the_other_commands() {
               that this processor has. Results differ between instruction sets in the last bits.
 
               [default: auto]
-    ");
+    "#);
     assert_snapshot!(help("info --help"), @"
     Show what is in a model file
 
@@ -669,7 +670,7 @@ fn there_is_a_manual_page_for_every_command() {
     let scratch = Scratch::new();
     assert_eq!(scratch.succeed("man pages"), "");
     let pages = names(&scratch.join("pages"));
-    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-completions.1 refrain-evaluate.1 refrain-gates.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-quantize.1 refrain-train.1 refrain.1");
+    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-completions.1 refrain-evaluate.1 refrain-gates.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-quantize.1 refrain-score.1 refrain-train.1 refrain.1");
     for page in pages {
         let roff = text(&scratch.read(&format!("pages/{page}")));
         for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {

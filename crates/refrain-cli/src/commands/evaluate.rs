@@ -1,5 +1,6 @@
 //! `refrain evaluate`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use refrain::data::grouped;
@@ -70,16 +71,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         score.perplexity(),
     );
     if of_chars {
-        report.push_str(&format!(
+        write!(
+            report,
             "bits per char   {:.4}, over {} characters\n\
              bits per byte   {:.4}, over {} bytes of UTF-8\n",
             score.bits_per_char(),
             grouped(score.chars),
             score.bits_per_byte(),
             grouped(score.bytes),
-        ));
+        )
+        .expect("a string takes all that is written to it");
     }
     report += &score::unknown_line(unknown);
-    report.push_str(&format!("vocabulary      {}\n", trained.vocabulary.scope().description()));
+    writeln!(report, "vocabulary      {}", trained.vocabulary.scope().description())
+        .expect("a string takes all that is written to it");
     output::write(report.as_bytes())
 }

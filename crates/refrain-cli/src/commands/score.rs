@@ -1,5 +1,6 @@
 //! `refrain score`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -162,10 +163,15 @@ impl Line<'_> {
 
     fn report(&self, trained: &TrainedModel, args: &Args) -> String {
         let text = if args.show_probabilities {
-            // What is not scored stands as it is.
-            let unscored = self.text.chars().count().saturating_sub(self.score.chars as usize);
-            let unscored: String = self.text.chars().take(unscored).collect();
-            self.tokens(trained).fold(unscored, |text, (token, nats)| text + &shade::shaded(&token, -nats))
+            let vocabulary = &trained.vocabulary;
+            // What is not scored stands as it is; a new line that was put before the text does not stand in it.
+            let unscored = if vocabulary.new_line().is_some() { &[][..] } else { &self.tokens[..1] };
+            let pairs = self.tokens.iter().zip(&self.tokens[1..]).zip(&self.nats);
+            pairs.fold(vocabulary.decode(unscored), |text, ((&before, &token), &nats)| {
+                // Words have spaces between them.
+                let added = vocabulary.continuation(&vocabulary.decode(&[before]), &[token]);
+                text + &shade::shaded(&added, -nats)
+            })
         } else {
             self.text.to_owned()
         };
@@ -178,7 +184,8 @@ impl Line<'_> {
         );
         if args.surprisal {
             for (token, nats) in self.tokens(trained) {
-                report.push_str(&format!("{:>19.4} bits  {token:?}\n", nats / std::f64::consts::LN_2));
+                writeln!(report, "{:>19.4} bits  {token:?}", nats / std::f64::consts::LN_2)
+                    .expect("a string takes all that is written to it");
             }
         }
         report

@@ -124,7 +124,7 @@ mod tests {
         let stopped = |text: &str| (text.to_owned(), Some(End::Stop));
         assert_eq!(written("abcd", &["c"], 0), stopped("ab"));
         assert_eq!(written("aabab", &["ab"], 0), stopped("a"));
-        assert_eq!(written("aabab", &["ba", "bab", "aba"], 0), stopped("aa"));
+        assert_eq!(written("aabab", &["ba", "bab", "aba"], 0), stopped("a"));
         assert_eq!(written("dédéé", &["éé", "é\n"], 0), stopped("déd"));
         assert_eq!(written("abcd", &["cb", ""], 0), ("abcd".to_owned(), None));
     }

@@ -179,8 +179,8 @@ mod tests {
         let begins: Vec<bool> =
             losses.iter().enumerate().map(|(step, loss)| averaging.observe(*loss, 2, step as u64)).collect();
         // 3.5 is above 3.0 but not above 4.0, the lowest two evaluations before; 3.2 is above 3.0.
-        assert_eq!(begins, [false, false, false, false, true, false, false, false]);
-        assert_eq!(averaging.since, Some(4));
+        assert_eq!(begins, [false, false, false, false, false, true, false, false]);
+        assert_eq!(averaging.since, Some(5));
     }
 
     #[test]
