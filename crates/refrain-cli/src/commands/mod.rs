@@ -7,6 +7,7 @@ pub(crate) mod gates;
 pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod man;
+pub(crate) mod ngram;
 pub(crate) mod quantize;
 pub(crate) mod score;
 pub(crate) mod train;

@@ -102,7 +102,7 @@ const SAMPLE_LINES: usize = 6;
 const BUILT_IN_NAME: &str = "the built-in recipe";
 
 /// The recipe that the arguments make.
-fn resolve(source: Option<&Path>, set: &[String]) -> anyhow::Result<Recipe> {
+pub(super) fn resolve(source: Option<&Path>, set: &[String]) -> anyhow::Result<Recipe> {
     match source {
         Some(path) if path.extension().is_some_and(|extension| extension == "toml") => read_recipe(path, set),
         Some(path) => {
