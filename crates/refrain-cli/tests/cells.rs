@@ -16,11 +16,7 @@ fn assert_trains_and_resumes(cell: &str, precision: &str) {
     let sample = scratch.succeed(&format!("train recipe.toml --run-dir run {chosen} {SHORT}"));
     assert!(!sample.is_empty());
 
-    // As if the save after the last step had been cut off: the run goes on from the one before.
-    copy_folder(&scratch.join("run"), &scratch.join("resumed"));
-    fs::remove_dir_all(scratch.join("resumed/last")).expect("a folder");
-    scratch.succeed("train --resume resumed");
-    assert_same_outcome(&scratch.join("resumed"), &scratch.join("run"));
+    assert_resumes(&scratch);
 
     let info = scratch.succeed("info run");
     assert!(info.contains(&format!("2 {cell} × 19, embedding 8, products in {precision}\n")), "{info}");
@@ -34,6 +30,38 @@ fn assert_trains_and_resumes(cell: &str, precision: &str) {
     let written = scratch.succeed(generate);
     assert!(written.starts_with("ROMEO:") && written.chars().count() == 57, "{written}");
     assert_eq!(scratch.succeed(generate), written);
+}
+
+/// As if the save after the last step of `run` had been cut off: the run goes on from the one before.
+fn assert_resumes(scratch: &Scratch) {
+    copy_folder(&scratch.join("run"), &scratch.join("resumed"));
+    fs::remove_dir_all(scratch.join("resumed/last")).expect("a folder");
+    scratch.succeed("train --resume resumed");
+    assert_same_outcome(&scratch.join("resumed"), &scratch.join("run"));
+}
+
+#[test]
+fn averages_are_resumed() {
+    let scratch = Scratch::with_recipe();
+    // So high a rate that the loss soon stops falling.
+    let chosen = "--set optimizer.name=asgd --set optimizer.learning-rate=30 --set optimizer.non-monotone=1";
+    let output = scratch.run(&format!("train recipe.toml --run-dir run {chosen}"));
+    assert!(text(&output.stderr).contains("weights are averaged from here on"), "{}", text(&output.stderr));
+    assert_resumes(&scratch);
+}
+
+#[test]
+fn every_option_of_a_layer_is_resumed() {
+    let scratch = Scratch::with_recipe();
+    let options = "--set model.normalization=layer --set model.projection-size=11 --set model.peepholes=true \
+                   --set model.zoneout-hidden=0.1 --set model.zoneout-cell=0.2 --set model.weight-drop=0.3 \
+                   --set model.recurrent-dropout=0.1 --set model.hidden-dropout=0.2 --set model.variational-dropout=true \
+                   --set model.token-dropout=0.1 --set train.activation-regularisation=2 \
+                   --set train.temporal-activation-regularisation=1";
+    scratch.succeed(&format!("train recipe.toml --run-dir run {options} {SHORT}"));
+    assert_resumes(&scratch);
+    let written = scratch.succeed("generate run --prompt ROMEO: --tokens 50");
+    assert!(written.starts_with("ROMEO:") && written.chars().count() == 57, "{written}");
 }
 
 #[test]
