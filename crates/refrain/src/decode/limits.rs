@@ -130,6 +130,25 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_sequence_of_words_may_begin_with_the_space_before_one() {
+        let vocabulary = Vocabulary::words("the cat sat\n", 1);
+        for (stop, left) in [(" cat", "the"), ("cat", "the "), ("e c", "th"), ("\n", "the cat sat")] {
+            let limits = Limits { max_tokens: 9, min_tokens: 0, stops: vec![stop.to_owned()] };
+            let mut tail = Tail::after(vocabulary.id("\n"));
+            let mut text = String::new();
+            for token in vocabulary.encode("the cat sat\n") {
+                let pushed = tail.push(token, &vocabulary, &limits);
+                text += &pushed.text;
+                if pushed.end.is_some() {
+                    text.truncate(text.len() - pushed.cut);
+                    break;
+                }
+            }
+            assert_eq!(text, left, "before {stop:?}");
+        }
+    }
+
+    #[test]
     fn a_stop_sequence_counts_from_the_fewest_tokens_on() {
         assert_eq!(written("ababab", &["ab"], 3), ("ab".to_owned(), Some(End::Stop)));
         assert_eq!(written("ababab", &["ab"], 4), ("ab".to_owned(), Some(End::Stop)));

@@ -89,16 +89,6 @@ impl Case {
         let key = |part: &str| format!("{name}.{part}");
         let of_cell_state = |part| cell.has_cell_state().then(|| golden.tensor(&key(part), device));
         Self {
-            cell,
-            precision: Precision::F32,
-            options: RecurrentOptions::default(),
-            direction: Direction::Forward,
-            lengths: None,
-            schedule: None,
-            peepholes: None,
-            norms: None,
-            projection: None,
-            reset: ResetGate::AfterProduct,
             input: golden.tensor(&key("input"), device).require_grad(),
             weight_ih: Param::from_tensor(golden.tensor(&key("weight_ih"), device)),
             weight_hh: Param::from_tensor(golden.tensor(&key("weight_hh"), device)),
@@ -110,6 +100,7 @@ impl Case {
             grad_output: golden.tensor(&key("grad_output"), device),
             grad_hidden: golden.tensor(&key("grad_last_hidden"), device),
             grad_cell_state: of_cell_state("grad_last_cell_state"),
+            ..Self::random(cell, [1; 4], device)
         }
     }
 
