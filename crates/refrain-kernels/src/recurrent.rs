@@ -248,15 +248,16 @@ struct MadeFor {
     precision: Precision,
     direction: Direction,
     lengths: Option<Vec<usize>>,
-    /// Units of the hidden state, whether sums are normalised, and where the reset gate comes.
-    variant: (usize, bool, ResetGate),
+    /// Units of the hidden state, whether sums and the cell state are normalised, and where the reset gate comes.
+    variant: (usize, [bool; 2], ResetGate),
 }
 
 impl MadeFor {
     fn new(engine: &Engine, precision: Precision, shape: SequenceShape, inputs: &SequenceInputs) -> Self {
         let lengths = inputs.lengths.map(<[usize]>::to_vec);
-        let variant =
-            (inputs.variant.state_size(shape.hidden_size), inputs.variant.norms.is_some(), inputs.variant.reset);
+        let SequenceVariant { norms, reset, .. } = inputs.variant;
+        let normalised = [norms.is_some(), norms.is_some_and(|norms| norms.cell_state.is_some())];
+        let variant = (inputs.variant.state_size(shape.hidden_size), normalised, reset);
         Self { shape, isa: engine.isa(), precision, direction: inputs.direction, lengths, variant }
     }
 }

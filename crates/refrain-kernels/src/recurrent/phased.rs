@@ -14,6 +14,7 @@ mod layout;
 mod norm;
 mod product;
 mod reset_rows;
+mod work;
 
 pub(super) use backward::backward;
 pub(super) use forward::forward;

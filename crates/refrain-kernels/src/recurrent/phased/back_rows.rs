@@ -1,119 +1,46 @@
 //! What a step back does row by row between its products.
 
-use std::marker::PhantomData;
-use std::ops::Range;
-
 use super::super::cell::Step;
 use super::super::lanes::{Lanes, MAX_BLOCK};
-use super::super::options::{Extras, SequenceOptions};
 use super::backward::Back;
-use super::forward_rows::{pack_row, pieces};
+use super::forward_rows::{Gates, Projected, pack_row, pieces};
 use super::layout::{
-    BEFORE, CELL, FACTORS, FEATURES, GATES, GROUP, INPUT, Kind, Layout, OF_HIDDEN, RECURRENT, STATE, len, part, split,
+    BEFORE, CELL, FACTORS, FEATURES, GATES, GROUP, INPUT, Kind, OF_HIDDEN, RECURRENT, STATE, len, part, split,
 };
 use super::norm::{normalise, normalise_back};
+use super::work::{Phase, Work};
 use crate::activation::tanh_lane;
-use crate::arch::{Kernel, MulAdd};
+use crate::arch::MulAdd;
 use crate::pool::Member;
 use crate::shared::SharedSlice;
-use crate::tile::Sums;
 
-/// What a member works in.
-pub(super) struct Work {
-    pub(super) sums: Sums,
-    pub(super) lanes: Lanes,
-    /// Where there are options.
-    pub(super) extras: Option<Box<Extras>>,
-    /// Rows of units: δ of the hidden state; of the state, and what of it a step kept.
-    pub(super) hidden: Vec<f32>,
-    pub(super) state: Vec<f32>,
-    pub(super) kept: Vec<f32>,
-    /// Numbers of options.
-    pub(super) factors: Vec<f32>,
-    /// The gradient of the output gate's sum.
-    pub(super) output: Vec<f32>,
-    /// The normalised cell state, and the gradient of what it shows.
-    pub(super) normal: Vec<f32>,
-    pub(super) shown: Vec<f32>,
-    /// The gradients of all sums.
-    pub(super) of_sums: Vec<f32>,
-}
-
-impl Work {
-    pub(super) fn new(layout: &Layout, options: &SequenceOptions) -> Self {
-        let row = || vec![0.0; layout.shape.hidden_size.max(layout.state_size)];
-        Self {
-            sums: Sums::new(),
-            lanes: Lanes::new(),
-            extras: options.change_steps().then(Extras::new),
-            hidden: row(),
-            state: row(),
-            kept: row(),
-            factors: row(),
-            output: row(),
-            normal: row(),
-            shown: row(),
-            of_sums: vec![0.0; layout.gates * layout.shape.hidden_size],
+/// What follows from the product with the later step's gradients where there is a projection.
+impl Phase<Back<'_>, usize> for Projected {
+    #[inline(always)]
+    unsafe fn row<const W: usize, O: MulAdd>(pass: &Back, work: &mut Work, step: usize, place: usize) {
+        let size = pass.layout.state_size;
+        // SAFETY: by contract.
+        unsafe {
+            pass.hidden_row(work, step, place);
+            let record = split(pass.record(pass.rows.at(place, step)), pass.layout.gradients());
+            record[OF_HIDDEN].copy_from_slice(&work.hidden[..size]);
+            pack_row(&pass.layout, pass.left_second, place, record[OF_HIDDEN]);
         }
     }
 }
 
-/// What follows from the product with the later step's gradients, for some places.
-pub(super) struct FirstRows<'a, 'b> {
-    pub(super) pass: &'a Back<'b>,
-    pub(super) step: usize,
-    pub(super) places: Range<usize>,
-    pub(super) work: &'a mut Work,
-}
-
-impl Kernel for FirstRows<'_, '_> {
-    type Output = ();
-
+/// What follows from the last product of a step: the gradients of its sums.
+impl<C: Step> Phase<Back<'_>, usize> for Gates<C> {
     #[inline(always)]
-    fn run<const W: usize, O: MulAdd>(self) {
-        let Self { pass, step, places, work } = self;
-        for place in places {
-            // SAFETY: each sequence that runs belongs to one member until the next barrier.
-            unsafe {
+    unsafe fn row<const W: usize, O: MulAdd>(pass: &Back, work: &mut Work, step: usize, place: usize) {
+        // SAFETY: by contract.
+        unsafe {
+            if pass.layout.kind == Kind::Projected {
+                pass.second_row(work, place);
+            } else {
                 pass.hidden_row(work, step, place);
-                if pass.layout.kind == Kind::ResetBefore {
-                    pass.candidate_row::<W, O>(work, step, place);
-                } else {
-                    let size = pass.layout.state_size;
-                    let record = split(pass.record(pass.rows.at(place, step)), pass.layout.gradients());
-                    record[OF_HIDDEN].copy_from_slice(&work.hidden[..size]);
-                    pack_row(&pass.layout, pass.left_second, place, record[OF_HIDDEN]);
-                }
             }
-        }
-    }
-}
-
-/// What follows from the last product of a step, for some places: the gradients of its sums.
-pub(super) struct GateRows<'a, 'b, C> {
-    pub(super) pass: &'a Back<'b>,
-    pub(super) step: usize,
-    pub(super) places: Range<usize>,
-    pub(super) work: &'a mut Work,
-    pub(super) cell: PhantomData<C>,
-}
-
-impl<C: Step> Kernel for GateRows<'_, '_, C> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const W: usize, O: MulAdd>(self) {
-        let Self { pass, step, places, work, .. } = self;
-        for place in places {
-            // SAFETY: the product is complete since the barrier; the rest as for the first rows.
-            unsafe {
-                if pass.layout.kind == Kind::Projected {
-                    pass.second_row(work, place);
-                } else {
-                    pass.hidden_row(work, step, place);
-                }
-                pass.gates_row::<C, W, O>(work, step, place);
-            }
+            pass.gates_row::<C, W, O>(work, step, place);
         }
     }
 }
@@ -266,7 +193,7 @@ impl Back<'_> {
     /// # Safety
     ///
     /// As [`Back::incoming_row`].
-    unsafe fn hidden_row(&self, work: &mut Work, step: usize, place: usize) {
+    pub(super) unsafe fn hidden_row(&self, work: &mut Work, step: usize, place: usize) {
         let Self { layout, inputs, batch, grad, .. } = self;
         // SAFETY: by contract.
         unsafe { self.incoming_row(work, place, batch.running(step + 1)) };

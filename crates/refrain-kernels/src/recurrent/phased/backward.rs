@@ -1,18 +1,18 @@
 //! The backward pass of a layer of several phases: chunk by chunk of steps, from the last.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::batch::Batch;
 use super::super::cell::Step;
 use super::super::segments::steps_of;
 use super::super::{Memory, OutputGradients, SequenceGradients, SequenceInputs, SequenceShape, SequenceTrace};
-use super::back_rows::{FirstRows, GateRows, Work};
 use super::forward::{Packed, Pass, States, recurrent_weights};
+use super::forward_rows::{Gates, Projected};
 use super::gradients::{CHUNK_ROWS, Gradients};
 use super::layout::{GROUP, Kind, Layout, Rows, len};
 use super::product::{Panels, Target, panels_len, rows_len};
-use super::reset_rows::ResetRowsBack;
+use super::reset_rows::{Candidate, Reset};
+use super::work::{EachRow, Phase, Work};
 use crate::arch::Tiles;
 use crate::engine::Engine;
 use crate::format::Precision;
@@ -197,7 +197,10 @@ impl Back<'_> {
             let groups = member.share(running.div_ceil(GROUP));
             let places = groups.start * GROUP..(groups.end * GROUP).min(running);
             if layout.kind != Kind::Gates {
-                layout.arch.run(FirstRows { pass: self, step, places: places.clone(), work: &mut work });
+                match layout.kind {
+                    Kind::ResetBefore => self.phase::<Candidate>(&mut work, step, places.clone()),
+                    _ => self.phase::<Projected>(&mut work, step, places.clone()),
+                }
                 member.barrier();
                 let to = Target { data: self.second_product, first: 0, stride: layout.shape.hidden_size };
                 // SAFETY: the rows are packed since the barrier; who reads the product passes the next one first.
@@ -207,10 +210,9 @@ impl Back<'_> {
                 }
                 member.barrier();
             }
-            if layout.kind == Kind::ResetBefore {
-                layout.arch.run(ResetRowsBack { pass: self, step, places, work: &mut work });
-            } else {
-                layout.arch.run(GateRows::<C> { pass: self, step, places, work: &mut work, cell: PhantomData });
+            match layout.kind {
+                Kind::Gates | Kind::Projected => self.phase::<Gates<C>>(&mut work, step, places),
+                Kind::ResetBefore => self.phase::<Reset>(&mut work, step, places),
             }
             member.barrier();
         }
@@ -219,6 +221,12 @@ impl Back<'_> {
             member.barrier();
             self.initial_states(member, &mut work);
         }
+    }
+
+    /// Runs a phase of a step, after a barrier and before another.
+    fn phase<F: Phase<Self, usize>>(&self, work: &mut Work, step: usize, places: Range<usize>) {
+        // SAFETY: each sequence that runs belongs to one member between two barriers, and products end with one.
+        self.layout.arch.run(unsafe { EachRow::<_, _, F>::new(self, work, step, places) });
     }
 
     /// The product of the last step's gradients with the recurrent weights.

@@ -1,17 +1,17 @@
 //! The forward pass of a layer of several phases.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::batch::Batch;
 use super::super::cell::Step;
 use super::super::segments::steps_of;
 use super::super::{Memory, ResetGate, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace};
-use super::forward_rows::{At, GateRows, SecondRows, Work, pack_row};
+use super::forward_rows::{At, Gates, Projected, pack_row};
 use super::gradients::CHUNK_ROWS;
 use super::layout::{INPUT, Kind, Layout, Rows, len, part};
 use super::product::{Panels, Target, panels_len, rows_len};
-use super::reset_rows::ResetRows;
+use super::reset_rows::{Candidate, Reset};
+use super::work::{EachRow, Phase, Work};
 use crate::arch::Tiles;
 use crate::engine::Engine;
 use crate::format::Precision;
@@ -282,11 +282,9 @@ impl Forward<'_> {
             self.weight_hh.multiply(layout, team, (self.left_hidden, running), None, to);
         }
         member.barrier();
-        let own = places.clone();
-        if layout.kind == Kind::ResetBefore {
-            layout.arch.run(ResetRows { pass: self, at, places: own, work });
-        } else {
-            layout.arch.run(GateRows::<C> { pass: self, at, places: own, work, cell: PhantomData });
+        match layout.kind {
+            Kind::Gates | Kind::Projected => self.phase::<Gates<C>>(work, at, places.clone()),
+            Kind::ResetBefore => self.phase::<Reset>(work, at, places.clone()),
         }
         if layout.kind != Kind::Gates {
             member.barrier();
@@ -297,8 +295,17 @@ impl Forward<'_> {
                 self.second.multiply(layout, team, (self.left_inner, running), None, to);
             }
             member.barrier();
-            layout.arch.run(SecondRows { pass: self, at, places, work });
+            match layout.kind {
+                Kind::ResetBefore => self.phase::<Candidate>(work, at, places),
+                _ => self.phase::<Projected>(work, at, places),
+            }
         }
         member.barrier();
+    }
+
+    /// Runs a phase of a step, after a barrier and before another.
+    fn phase<'b, F: Phase<Self, At<'b>>>(&self, work: &mut Work, at: At<'b>, places: Range<usize>) {
+        // SAFETY: each sequence that runs belongs to one member between two barriers, and products end with one.
+        self.layout.arch.run(unsafe { EachRow::<_, _, F>::new(self, work, at, places) });
     }
 }

@@ -5,47 +5,19 @@ use std::ops::Range;
 
 use super::super::cell::Step;
 use super::super::lanes::{Lanes, MAX_BLOCK, mix};
-use super::super::options::{Extras, SequenceOptions, Zoneout};
+use super::super::options::Zoneout;
 use super::forward::Forward;
 use super::layout::{FACTORS, INPUT, Kind, Layout, RECURRENT, split};
 use super::norm::normalise;
 use super::product::tile_packing;
+use super::work::{Phase, Work};
 use crate::activation::tanh_lane;
 use crate::arch::{Kernel, MulAdd};
 use crate::shared::SharedSlice;
-use crate::tile::Sums;
 
 /// Units that pass through the lanes at once.
 pub(super) const PIECE: usize = 1024;
 const _: () = assert!(PIECE <= MAX_BLOCK);
-
-/// What a member works in.
-pub(super) struct Work {
-    pub(super) sums: Sums,
-    pub(super) lanes: Lanes,
-    /// Where there are options.
-    pub(super) extras: Option<Box<Extras>>,
-    /// Rows of units.
-    pub(super) hidden: Vec<f32>,
-    pub(super) state: Vec<f32>,
-    pub(super) factors: Vec<f32>,
-    pub(super) normal: Vec<f32>,
-}
-
-impl Work {
-    pub(super) fn new(layout: &Layout, options: &SequenceOptions) -> Self {
-        let row = || vec![0.0; layout.shape.hidden_size.max(layout.state_size)];
-        Self {
-            sums: Sums::new(),
-            lanes: Lanes::new(),
-            extras: options.change_steps().then(Extras::new),
-            hidden: row(),
-            state: row(),
-            factors: row(),
-            normal: row(),
-        }
-    }
-}
 
 /// The pieces of a row of units.
 pub(super) fn pieces(size: usize) -> impl Iterator<Item = Range<usize>> {
@@ -65,15 +37,6 @@ pub(super) unsafe fn pack_row(layout: &Layout, to: SharedSlice<u32>, row: usize,
     };
 }
 
-/// What follows from the first recurrent product of a step, for some places.
-pub(super) struct GateRows<'a, 'b, C> {
-    pub(super) pass: &'a Forward<'b>,
-    pub(super) at: At<'a>,
-    pub(super) places: Range<usize>,
-    pub(super) work: &'a mut Work,
-    pub(super) cell: PhantomData<C>,
-}
-
 /// Where a pass is.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
@@ -81,43 +44,28 @@ pub(super) struct At<'a> {
     pub(super) step: usize,
 }
 
-impl<C: Step> Kernel for GateRows<'_, '_, C> {
-    type Output = ();
+/// What follows from the first recurrent product of a step.
+pub(super) struct Gates<C>(PhantomData<C>);
 
+impl<C: Step> Phase<Forward<'_>, At<'_>> for Gates<C> {
     #[inline(always)]
-    fn run<const W: usize, O: MulAdd>(self) {
-        for place in self.places {
-            // SAFETY: each sequence that runs belongs to one member until the next barrier.
-            unsafe { self.pass.gates_row::<C, W, O>(self.work, self.at, place) };
-        }
+    unsafe fn row<const W: usize, O: MulAdd>(pass: &Forward, work: &mut Work, at: At, place: usize) {
+        // SAFETY: by contract.
+        unsafe { pass.gates_row::<C, W, O>(work, at, place) };
     }
 }
 
-/// What follows from a step's second product.
-pub(super) struct SecondRows<'a, 'b> {
-    pub(super) pass: &'a Forward<'b>,
-    pub(super) at: At<'a>,
-    pub(super) places: Range<usize>,
-    pub(super) work: &'a mut Work,
-}
+/// What follows from the product with the projection.
+pub(super) struct Projected;
 
-impl Kernel for SecondRows<'_, '_> {
-    type Output = ();
-
+impl Phase<Forward<'_>, At<'_>> for Projected {
     #[inline(always)]
-    fn run<const W: usize, O: MulAdd>(self) {
-        let Self { pass, at, places, work } = self;
+    unsafe fn row<const W: usize, O: MulAdd>(pass: &Forward, work: &mut Work, at: At, place: usize) {
         let size = pass.layout.state_size;
-        for place in places {
-            // SAFETY: the sums are complete since the barrier; each sequence that runs belongs to one member until the next.
-            unsafe {
-                if pass.layout.kind == Kind::ResetBefore {
-                    pass.candidate_row::<W, O>(work, at, place);
-                } else {
-                    work.hidden[..size].copy_from_slice(pass.second_sums.part(place * size, size));
-                }
-                pass.finish_row(work, at.step, place);
-            }
+        // SAFETY: by contract.
+        unsafe {
+            work.hidden[..size].copy_from_slice(pass.second_sums.part(place * size, size));
+            pass.finish_row(work, at.step, place);
         }
     }
 }
@@ -298,7 +246,7 @@ impl Forward<'_> {
     /// # Safety
     ///
     /// The place must be the calling member's.
-    unsafe fn finish_row(&self, work: &mut Work, step: usize, place: usize) {
+    pub(super) unsafe fn finish_row(&self, work: &mut Work, step: usize, place: usize) {
         let Self { layout, inputs, batch, .. } = self;
         let (size, row) = (layout.state_size, batch.row(place));
         // SAFETY: by contract.

@@ -1,55 +1,60 @@
 //! The rows of a GRU whose reset gate comes before the product, there and back.
 
-use std::ops::Range;
-
 use super::super::lanes::{Lanes, MAX_BLOCK};
-use super::back_rows::{self, add};
+use super::back_rows::add;
 use super::backward::Back;
 use super::forward::Forward;
-use super::forward_rows::{At, Work, pack_row, pieces};
+use super::forward_rows::{At, pack_row, pieces};
 use super::layout::{GATES, INPUT, OF_INPUT, split};
+use super::work::{Phase, Work};
 use crate::activation::{sigmoid_pair, tanh_lane};
-use crate::arch::{Kernel, MulAdd};
+use crate::arch::MulAdd;
 
-/// What follows from the first recurrent product of a step, for some places.
-pub(super) struct ResetRows<'a, 'b> {
-    pub(super) pass: &'a Forward<'b>,
-    pub(super) at: At<'a>,
-    pub(super) places: Range<usize>,
-    pub(super) work: &'a mut Work,
+/// What follows from the product of the gates r and z.
+pub(super) struct Reset;
+
+impl Phase<Forward<'_>, At<'_>> for Reset {
+    #[inline(always)]
+    unsafe fn row<const W: usize, O: MulAdd>(pass: &Forward, work: &mut Work, at: At, place: usize) {
+        // SAFETY: by contract.
+        unsafe { pass.reset_row::<W, O>(work, at, place) };
+    }
 }
 
-impl Kernel for ResetRows<'_, '_> {
-    type Output = ();
+/// What follows from the product of the candidate.
+pub(super) struct Candidate;
 
+impl Phase<Forward<'_>, At<'_>> for Candidate {
     #[inline(always)]
-    fn run<const W: usize, O: MulAdd>(self) {
-        for place in self.places {
-            // SAFETY: each sequence that runs belongs to one member until the next barrier.
-            unsafe { self.pass.reset_row::<W, O>(self.work, self.at, place) };
+    unsafe fn row<const W: usize, O: MulAdd>(pass: &Forward, work: &mut Work, at: At, place: usize) {
+        // SAFETY: by contract.
+        unsafe {
+            pass.candidate_row::<W, O>(work, at, place);
+            pass.finish_row(work, at.step, place);
         }
     }
 }
 
-/// The way back, after the second product.
-pub(super) struct ResetRowsBack<'a, 'b> {
-    pub(super) pass: &'a Back<'b>,
-    pub(super) step: usize,
-    pub(super) places: Range<usize>,
-    pub(super) work: &'a mut back_rows::Work,
+/// The way back, from the product with the later step's gradients,
+impl Phase<Back<'_>, usize> for Candidate {
+    #[inline(always)]
+    unsafe fn row<const W: usize, O: MulAdd>(pass: &Back, work: &mut Work, step: usize, place: usize) {
+        // SAFETY: by contract.
+        unsafe {
+            pass.hidden_row(work, step, place);
+            pass.candidate_row::<W, O>(work, step, place);
+        }
+    }
 }
 
-impl Kernel for ResetRowsBack<'_, '_> {
-    type Output = ();
-
+/// and from that with the candidate's.
+impl Phase<Back<'_>, usize> for Reset {
     #[inline(always)]
-    fn run<const W: usize, O: MulAdd>(self) {
-        for place in self.places {
-            // SAFETY: as for the gates.
-            unsafe {
-                self.pass.second_row(self.work, place);
-                self.pass.reset_row(self.work, self.step, place);
-            }
+    unsafe fn row<const W: usize, O: MulAdd>(pass: &Back, work: &mut Work, step: usize, place: usize) {
+        // SAFETY: by contract.
+        unsafe {
+            pass.second_row(work, place);
+            pass.reset_row(work, step, place);
         }
     }
 }
@@ -61,12 +66,7 @@ impl Forward<'_> {
     ///
     /// As [`Forward::gates_row`].
     #[inline(always)]
-    pub(super) unsafe fn reset_row<const W: usize, O: MulAdd>(
-        &self,
-        work: &mut Work,
-        At { chunk, step }: At,
-        place: usize,
-    ) {
+    unsafe fn reset_row<const W: usize, O: MulAdd>(&self, work: &mut Work, At { chunk, step }: At, place: usize) {
         let Self { layout, inputs, batch, .. } = self;
         let (hidden_size, row) = (layout.shape.hidden_size, batch.row(place));
         let cols = layout.recurrent_cols();
@@ -110,12 +110,7 @@ impl Forward<'_> {
     ///
     /// As [`Forward::gates_row`], for the sums of the second product.
     #[inline(always)]
-    pub(super) unsafe fn candidate_row<const W: usize, O: MulAdd>(
-        &self,
-        work: &mut Work,
-        At { chunk, step }: At,
-        place: usize,
-    ) {
+    unsafe fn candidate_row<const W: usize, O: MulAdd>(&self, work: &mut Work, At { chunk, step }: At, place: usize) {
         let Self { layout, inputs, batch, .. } = self;
         let (hidden_size, row) = (layout.shape.hidden_size, batch.row(place));
         // SAFETY: by contract.
@@ -159,12 +154,7 @@ impl Back<'_> {
     ///
     /// As [`Back::incoming_row`].
     #[inline(always)]
-    pub(super) unsafe fn candidate_row<const W: usize, O: MulAdd>(
-        &self,
-        work: &mut back_rows::Work,
-        step: usize,
-        place: usize,
-    ) {
+    unsafe fn candidate_row<const W: usize, O: MulAdd>(&self, work: &mut Work, step: usize, place: usize) {
         let Self { layout, inputs, batch, .. } = self;
         let (hidden_size, row) = (layout.shape.hidden_size, self.rows.at(place, step));
         // SAFETY: by contract.
@@ -206,7 +196,7 @@ impl Back<'_> {
     /// # Safety
     ///
     /// As [`Back::incoming_row`].
-    pub(super) unsafe fn reset_row(&self, work: &mut back_rows::Work, step: usize, place: usize) {
+    unsafe fn reset_row(&self, work: &mut Work, step: usize, place: usize) {
         let Self { layout, inputs, batch, .. } = self;
         let (hidden_size, row) = (layout.shape.hidden_size, self.rows.at(place, step));
         // SAFETY: by contract.
