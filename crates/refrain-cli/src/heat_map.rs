@@ -1,4 +1,4 @@
-//! Heat maps below each other as one SVG: the same columns and rows in each, a scale and a legend of its own.
+//! Heat maps below each other as one SVG: the same columns in each, rows, a scale and a legend of its own.
 
 use std::fmt::Write as _;
 
@@ -18,6 +18,8 @@ pub(crate) enum Scale {
 pub(crate) struct HeatMap {
     pub(crate) title: String,
     pub(crate) scale: Scale,
+    /// The names of the rows.
+    pub(crate) rows: Vec<String>,
     /// By row and column.
     pub(crate) values: Vec<Vec<f32>>,
 }
@@ -29,8 +31,6 @@ pub(crate) struct Picture {
     pub(crate) subtitle: String,
     /// The characters under the columns.
     pub(crate) columns: Vec<char>,
-    /// The names of the rows.
-    pub(crate) rows: Vec<String>,
     pub(crate) maps: Vec<HeatMap>,
 }
 
@@ -111,10 +111,9 @@ impl Scale {
 impl Picture {
     /// The file: the same picture gives the same bytes.
     pub(crate) fn svg(&self) -> String {
-        let (map_width, map_height) = (self.columns.len() * CELL_WIDTH, self.rows.len() * CELL_HEIGHT);
+        let map_width = self.columns.len() * CELL_WIDTH;
         let width = (LEFT + map_width + RIGHT).max(MIN_WIDTH);
-        let pitch = HEADING + map_height + FOOT;
-        let height = TOP + self.maps.len() * pitch;
+        let height = TOP + self.maps.iter().map(|map| HEADING + map.height() + FOOT).sum::<usize>();
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n\
              <title>{title}</title>\n<style>{STYLE}</style>\n\
@@ -124,46 +123,67 @@ impl Picture {
             title = escaped(&self.title),
             subtitle = escaped(&self.subtitle),
         );
-        svg += "<defs><g id=\"axes\">\n<g font-size=\"12\" text-anchor=\"middle\">";
-        for (column, &ch) in self.columns.iter().enumerate() {
-            let (x, y) = (column * CELL_WIDTH + CELL_WIDTH / 2, map_height + 14);
-            let (class, shown) = shown(ch);
-            write(&mut svg, format_args!("<text{class} x=\"{x}\" y=\"{y}\">{}</text>", escaped(&shown.to_string())));
-        }
-        svg += "</g>\n<g class=\"faint\" font-size=\"8\" text-anchor=\"end\">";
-        for (row, name) in self.rows.iter().enumerate() {
-            let y = row * CELL_HEIGHT + CELL_HEIGHT - 2;
-            write(&mut svg, format_args!("<text class=\"faint\" x=\"-5\" y=\"{y}\">{}</text>", escaped(name)));
-        }
-        write(
-            &mut svg,
-            format_args!(
-                "</g>\n<text class=\"faint\" font-size=\"9\" text-anchor=\"middle\" transform=\"translate(-34 {}) rotate(-90)\">unit</text>\n</g></defs>\n",
-                map_height / 2
-            ),
-        );
+        let mut top = TOP;
+        // Maps of the same rows, which come one after another, share what stands beside and below them.
+        let mut axes = 0;
         for (index, map) in self.maps.iter().enumerate() {
-            let y = TOP + index * pitch + HEADING;
-            write(&mut svg, format_args!("<g transform=\"translate({LEFT} {y})\">\n"));
+            let above = index.checked_sub(1).map(|index| &self.maps[index].rows);
+            if above != Some(&map.rows) {
+                axes += 1;
+                self.axes(&mut svg, axes, map);
+            }
+            write(&mut svg, format_args!("<g transform=\"translate({LEFT} {})\">\n", top + HEADING));
             write(&mut svg, format_args!("<text y=\"-9\" font-size=\"13\">{}</text>\n", escaped(&map.title)));
             map.legend(&mut svg, width - LEFT - RIGHT);
-            map.cells(&mut svg, [self.columns.len(), self.rows.len()]);
+            map.cells(&mut svg, self.columns.len());
             write(
                 &mut svg,
                 format_args!(
                     "<rect class=\"frame\" x=\"-.5\" y=\"-.5\" width=\"{}\" height=\"{}\"/>\n",
                     map_width + 1,
-                    map_height + 1
+                    map.height() + 1
                 ),
             );
-            svg += "<use href=\"#axes\"/>\n</g>\n";
+            write(&mut svg, format_args!("<use href=\"#{}\"/>\n</g>\n", axes_name(axes)));
+            top += HEADING + map.height() + FOOT;
         }
         svg += "</svg>\n";
         svg
     }
+
+    /// The characters below a heat map and the names of the rows beside it, to be used by name.
+    fn axes(&self, svg: &mut String, number: usize, map: &HeatMap) {
+        let height = map.height();
+        write(svg, format_args!("<defs><g id=\"{}\">\n<g font-size=\"12\" text-anchor=\"middle\">", axes_name(number)));
+        for (column, &ch) in self.columns.iter().enumerate() {
+            let (x, y) = (column * CELL_WIDTH + CELL_WIDTH / 2, height + 14);
+            let (class, shown) = shown(ch);
+            write(svg, format_args!("<text{class} x=\"{x}\" y=\"{y}\">{}</text>", escaped(&shown.to_string())));
+        }
+        svg.push_str("</g>\n<g class=\"faint\" font-size=\"8\" text-anchor=\"end\">");
+        for (row, name) in map.rows.iter().enumerate() {
+            let y = row * CELL_HEIGHT + CELL_HEIGHT - 2;
+            write(svg, format_args!("<text class=\"faint\" x=\"-5\" y=\"{y}\">{}</text>", escaped(name)));
+        }
+        write(
+            svg,
+            format_args!(
+                "</g>\n<text class=\"faint\" font-size=\"9\" text-anchor=\"middle\" transform=\"translate(-34 {}) rotate(-90)\">unit</text>\n</g></defs>\n",
+                height / 2
+            ),
+        );
+    }
+}
+
+fn axes_name(number: usize) -> String {
+    if number == 1 { "axes".to_owned() } else { format!("axes-{number}") }
 }
 
 impl HeatMap {
+    fn height(&self) -> usize {
+        self.rows.len() * CELL_HEIGHT
+    }
+
     /// The scale, above the right end.
     fn legend(&self, svg: &mut String, right: usize) {
         let [low, high] = self.scale.ends();
@@ -186,7 +206,8 @@ impl HeatMap {
     }
 
     /// One path a colour, with a stroke as high as a cell for each run of cells in a row; the most frequent colour is the ground.
-    fn cells(&self, svg: &mut String, [columns, rows]: [usize; 2]) {
+    fn cells(&self, svg: &mut String, columns: usize) {
+        let rows = self.rows.len();
         let mut paths = vec![String::new(); LEVELS];
         let mut counts = [0; LEVELS];
         for (row, values) in self.values.iter().enumerate() {
@@ -256,22 +277,47 @@ mod tests {
         let map = HeatMap {
             title: "a".to_owned(),
             scale: Scale::Share,
+            rows: ["0", "1"].map(str::to_owned).to_vec(),
             values: vec![vec![0.0, 1.0, 1.0], vec![0.0, 0.0, 0.0]],
         };
         let mut svg = String::new();
-        map.cells(&mut svg, [3, 2]);
+        map.cells(&mut svg, 3);
         assert!(svg.contains("<rect y=\"-.5\" width=\"3\" height=\"2\" fill=\"#00204d\"/>"), "{svg}");
         assert!(svg.contains("<path stroke=\"#ffea46\" d=\"M1 0h2\"/>"), "{svg}");
     }
 
+    fn heat_map(title: &str, rows: &[&str], columns: usize) -> HeatMap {
+        HeatMap {
+            title: title.to_owned(),
+            scale: Scale::Share,
+            rows: rows.iter().copied().map(str::to_owned).collect(),
+            values: vec![vec![0.5; columns]; rows.len()],
+        }
+    }
+
+    #[test]
+    fn heat_maps_of_other_rows_have_axes_of_their_own() {
+        let picture = Picture {
+            title: "a".to_owned(),
+            subtitle: String::new(),
+            columns: vec!['a'],
+            maps: vec![heat_map("b", &["1", "2"], 1), heat_map("c", &["1", "2"], 1), heat_map("d", &["3"], 1)],
+        };
+        let svg = picture.svg();
+        let count = |part: &str| svg.matches(part).count();
+        assert_eq!([count("id=\"axes"), count("#axes\""), count("#axes-2\"")], [2, 2, 1], "{svg}");
+        // 52 for the title; each map has 56 beside its rows.
+        assert!(svg.contains(&format!("height=\"{}\"", 52 + 3 * 56 + 5 * 9)), "{svg}");
+        assert!(svg.contains(&format!("translate(48 {})", 52 + 2 * (56 + 18) + 26)), "{svg}");
+    }
+
     #[test]
     fn what_xml_keeps_for_itself_is_escaped_and_what_cannot_be_seen_has_a_sign() {
-        let map = HeatMap { title: "c > 0".to_owned(), scale: Scale::Share, values: vec![vec![0.5; 4]] };
+        let map = heat_map("c > 0", &["0"], 4);
         let picture = Picture {
             title: "a & b".to_owned(),
             subtitle: String::new(),
             columns: vec!['\n', '<', ' ', '\u{1}'],
-            rows: vec!["0".to_owned()],
             maps: vec![map],
         };
         let svg = picture.svg();

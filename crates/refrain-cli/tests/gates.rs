@@ -26,6 +26,19 @@ fn every_gate_and_state_has_a_heat_map_and_the_same_bytes_each_time() {
 }
 
 #[test]
+fn a_projected_hidden_state_has_rows_of_its_own() {
+    let scratch = Scratch::with_recipe();
+    scratch.succeed("train recipe.toml --run-dir run --set model.projection-size=3 --set train.max-steps=2");
+    let svg = draw(&scratch, "Speak", "--units 5").stdout;
+    let svg = text(&svg);
+    assert_eq!(svg.matches(">hidden state: the projection").count(), 1, "{svg}");
+    assert_eq!((svg.matches("\"#axes\"").count(), svg.matches("\"#axes-2\"").count()), (5, 1), "{svg}");
+    let json: serde_json::Value = serde_json::from_slice(&draw(&scratch, "Speak", "--json").stdout).expect("JSON");
+    let sizes = ["output", "cell_state", "hidden"].map(|name| json["values"][name][5].as_array().map(Vec::len));
+    assert_eq!(sizes, [Some(19), Some(19), Some(3)]);
+}
+
+#[test]
 fn values_come_as_json_by_name_character_and_unit() {
     let scratch = Scratch::with_run();
     let json: serde_json::Value = serde_json::from_slice(&draw(&scratch, "Speak", "--json").stdout).expect("JSON");

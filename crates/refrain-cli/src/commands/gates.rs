@@ -23,7 +23,8 @@ const MAX_CHARACTERS: usize = 200;
 ///
 /// One heat map for each gate, the cell state and the hidden state: the characters from left to right, one unit a row. If the
 /// layer has more units than --units, as many are drawn, evenly spread. Rows are in the same order in all maps: by the mean of the
-/// forget or update gate, at the top the unit that keeps most of its state; without gates, by the mean of the hidden state.
+/// forget or update gate, at the top the unit that keeps most of its state; without gates, by the mean of the hidden state. A
+/// projected hidden state has units of its own, by their mean.
 ///
 /// The text is read as the beginning of a line, as `refrain generate` reads a prompt: a new line goes before it, unless it begins
 /// with one.
@@ -68,12 +69,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.layer.get() > layers {
         let message = format!("--layer {}: the model has {layers} recurrent layer{}", args.layer, plural(layers));
         return Err(Usage::error(message, "they are counted from 1, the lowest"));
-    }
-    if trained.config.projection_size.is_some() {
-        return Err(Usage::error(
-            "pictures of layers with a projection are not drawn yet: they have fewer hidden states than gates",
-            "draw a model without `model.projection-size`",
-        ));
     }
     let tokens = read(&args.text, &trained.vocabulary)?;
     let seen = Seen::of(&trained, &tokens, args.layer.get() - 1);
@@ -123,7 +118,6 @@ fn read(text: &str, vocabulary: &Vocabulary) -> anyhow::Result<Vec<u32>> {
 /// What a layer did while the model read a text.
 struct Seen {
     characters: Vec<char>,
-    hidden_size: usize,
     /// By name, character and unit: the gates, the cell state, the hidden state.
     values: Vec<(String, Vec<Vec<f32>>)>,
 }
@@ -136,31 +130,24 @@ impl Seen {
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, tokens.len()]), &device);
         let below = model.recurrent.layers[..layer].iter();
         let input = below.fold(model.embedding.forward(ids), |input, layer| layer.forward(input, None, None, None).0);
-        let layer = &model.recurrent.layers[layer];
-        let hidden_size = layer.hidden_size();
-        let GateTrace { hidden, cell_state, gates } = layer.gates(input, None, None);
+        let GateTrace { hidden, cell_state, gates } = model.recurrent.layers[layer].gates(input, None, None);
         let named = gates.into_iter().chain(cell_state.map(|state| ("cell_state", state))).chain([("hidden", hidden)]);
         let values = named.map(|(name, tensor)| {
+            let [_, _, units] = tensor.dims();
             let values: Vec<f32> = tensor.into_data().try_into_vec().expect("gates are f32");
-            (name.to_owned(), values.chunks_exact(hidden_size).map(<[f32]>::to_vec).collect())
+            (name.to_owned(), values.chunks_exact(units).map(<[f32]>::to_vec).collect())
         });
         let characters = trained.vocabulary.decode(tokens).chars().collect();
-        Self { characters, hidden_size, values: values.collect() }
+        Self { characters, values: values.collect() }
     }
 
     fn by_name(&self, name: &str) -> Option<&[Vec<f32>]> {
         self.values.iter().find(|(of, _)| of == name).map(|(_, values)| values.as_slice())
     }
 
-    /// The units to draw: evenly spread over all of them, from the one that keeps most to the one that keeps least.
+    /// The units to draw, in their order.
     fn units(&self, count: usize) -> Vec<usize> {
-        let steps = self.characters.len() as f64;
-        let mut units: Vec<(usize, f64)> = (0..self.hidden_size)
-            .map(|unit| (unit, self.order().1.iter().map(|step| f64::from(step[unit])).sum::<f64>() / steps))
-            .collect();
-        units.sort_by(|(_, a), (_, b)| if self.update_writes() { a.total_cmp(b) } else { b.total_cmp(a) });
-        let count = count.min(units.len());
-        (0..count).map(|place| units[place * (units.len() - 1) / (count - 1).max(1)].0).collect()
+        spread(self.order().1, self.update_writes(), count)
     }
 
     /// Whether the update gate is what is written, as in a minimal GRU, which alone has it without a reset gate.
@@ -177,22 +164,33 @@ impl Seen {
 
     fn picture(&self, trained: &TrainedModel, args: &Args) -> Picture {
         let units = self.units(args.units.get());
+        let all = self.order().1[0].len();
         let maps = self.values.iter().map(|(name, values)| {
-            let rows =
-                units.iter().map(|&unit| values.iter().map(|step| step[unit]).collect()).collect::<Vec<Vec<f32>>>();
-            HeatMap { title: self.title(name), scale: scale(name, &rows), values: rows }
+            // A projected hidden state has units of its own.
+            let own = (values[0].len() != all).then(|| spread(values, false, args.units.get()));
+            let units = own.as_ref().unwrap_or(&units);
+            let rows: Vec<Vec<f32>> =
+                units.iter().map(|&unit| values.iter().map(|step| step[unit]).collect()).collect();
+            HeatMap {
+                title: if own.is_some() {
+                    "hidden state: the projection of what is shown".to_owned()
+                } else {
+                    self.title(name)
+                },
+                scale: scale(name, &rows),
+                rows: units.iter().map(usize::to_string).collect(),
+                values: rows,
+            }
         });
-        let chosen = match self.hidden_size {
-            all if all == units.len() => format!("all {all} units"),
-            all => format!("{} of {all} units", units.len()),
-        };
+        let chosen =
+            if all == units.len() { format!("all {all} units") } else { format!("{} of {all} units", units.len()) };
         Picture {
             title: format!(
                 "Layer {} of {}: {} × {}",
                 args.layer,
                 trained.model.recurrent.layers.len(),
                 trained.config.cell,
-                self.hidden_size
+                all
             ),
             subtitle: format!(
                 "{chosen}, from the {} mean of the {}",
@@ -200,7 +198,6 @@ impl Seen {
                 self.order().0
             ),
             columns: self.characters.clone(),
-            rows: units.iter().map(usize::to_string).collect(),
             maps: maps.collect(),
         }
     }
@@ -221,6 +218,15 @@ impl Seen {
         };
         format!("{name}: {what}")
     }
+}
+
+/// Units evenly spread over all of those of values by character and unit, from the one with the highest mean, or the `lowest`, on.
+fn spread(values: &[Vec<f32>], lowest: bool, count: usize) -> Vec<usize> {
+    let mean = |unit: usize| values.iter().map(|step| f64::from(step[unit])).sum::<f64>() / values.len() as f64;
+    let mut units: Vec<(usize, f64)> = (0..values[0].len()).map(|unit| (unit, mean(unit))).collect();
+    units.sort_by(|(_, a), (_, b)| if lowest { a.total_cmp(b) } else { b.total_cmp(a) });
+    let count = count.min(units.len());
+    (0..count).map(|place| units[place * (units.len() - 1) / (count - 1).max(1)].0).collect()
 }
 
 /// Gates are shares; candidates and hidden states lie between −1 and 1, cell states anywhere, and so do those of a rectifier and
@@ -249,7 +255,7 @@ mod tests {
     fn units_are_spread_from_the_one_that_keeps_most_to_the_one_that_keeps_least() {
         let step = || vec![0.1, 0.9, 0.5, 0.7];
         let named = |name: &str| (name.to_owned(), vec![step(), step()]);
-        let mut seen = Seen { characters: vec!['a', 'b'], hidden_size: 4, values: vec![named("forget")] };
+        let mut seen = Seen { characters: vec!['a', 'b'], values: vec![named("forget")] };
         assert_eq!(seen.units(9), [1, 3, 2, 0]);
         assert_eq!([1, 2, 3].map(|count| seen.units(count)), [vec![1], vec![1, 0], vec![1, 3, 0]]);
         seen.values = vec![named("hidden")];

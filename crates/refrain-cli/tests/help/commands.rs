@@ -326,7 +326,8 @@ fn help_names_every_default_of_drawing() {
     One heat map for each gate, the cell state and the hidden state: the characters from left to right,
     one unit a row. If the layer has more units than --units, as many are drawn, evenly spread. Rows are
     in the same order in all maps: by the mean of the forget or update gate, at the top the unit that
-    keeps most of its state; without gates, by the mean of the hidden state.
+    keeps most of its state; without gates, by the mean of the hidden state. A projected hidden state
+    has units of its own, by their mean.
 
     The text is read as the beginning of a line, as `refrain generate` reads a prompt: a new line goes
     before it, unless it begins with one.
