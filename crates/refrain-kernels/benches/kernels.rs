@@ -8,8 +8,9 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use refrain_kernels::{
     Beta, Cell, Direction, Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, Memory,
-    OutputGradients, Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape,
-    SequenceVariant, keep_freed_memory, linear_cross_entropy, matmul, sequence_backward, sequence_forward_traced,
+    OutputGradients, Precision, Rows, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs,
+    SequenceShape, SequenceVariant, keep_freed_memory, linear_cross_entropy, matmul, sequence_backward,
+    sequence_forward_traced,
 };
 
 /// Hidden size, batch size and steps.
@@ -70,7 +71,8 @@ fn layers(criterion: &mut Criterion) {
                         let [last_hidden, last_cell_state] = last.each_mut();
                         let outputs = SequenceOutputs { output: &mut output, last_hidden, last_cell_state };
                         let trace = sequence_forward_traced(&engine, precision, shape, Memory::All, inputs, outputs);
-                        let grad = OutputGradients { output: Some(&input), ..Default::default() };
+                        let grad =
+                            OutputGradients { output: Some(Rows::dense(&input, hidden_size)), ..Default::default() };
                         let [input, weight_ih, weight_hh, bias] = gradients.each_mut().map(|slot| Some(&mut slot[..]));
                         let out = SequenceGradients { input, weight_ih, weight_hh, bias, ..Default::default() };
                         sequence_backward(&engine, precision, shape, inputs, &output, &trace, grad, out);

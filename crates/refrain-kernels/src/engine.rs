@@ -6,7 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::arch::{Arch, Bf16Support, Isa, Kernel};
 use crate::pool::{Member, Team};
+use crate::prefetch::LINE;
 use crate::scratch::{FreeList, Scratch};
+use crate::shared::SharedSlice;
 
 /// Floating-point operations that are worth one more thread: a microsecond or two, some times a barrier.
 const FLOPS_PER_MEMBER: usize = 200_000;
@@ -143,6 +145,21 @@ impl Engine {
         self.team.run(num_members, task);
     }
 
+    /// A buffer of zeros, which all threads write: one alone takes as long as they would for copying.
+    pub fn zeros(&self, len: usize) -> Vec<f32> {
+        let mut buffer = Vec::with_capacity(len);
+        let shared = SharedSlice::new(&mut buffer.spare_capacity_mut()[..len]);
+        self.for_ranges(len, LINE, |range| {
+            // SAFETY: the ranges of different members are disjoint.
+            for element in unsafe { shared.part_mut(range.start, range.len()) } {
+                element.write(0.0);
+            }
+        });
+        // SAFETY: the ranges of all members cover all elements.
+        unsafe { buffer.set_len(len) };
+        buffer
+    }
+
     /// Runs `task` on contiguous ranges that cover `0..len`, cut at multiples of `grain`.
     pub(crate) fn for_ranges(&self, len: usize, grain: usize, task: impl Fn(Range<usize>) + Sync) {
         let grains = len.div_ceil(grain);
@@ -171,6 +188,14 @@ mod tests {
         Engine::set_current(Engine::new(Isa::Portable, 3).unwrap());
         assert_eq!((Engine::current().isa(), Engine::current().num_threads()), (Isa::Portable, 3));
         assert_ne!(before.num_threads(), 0);
+    }
+
+    #[test]
+    fn zeros_are_as_many_as_asked_for() {
+        let engine = Engine::new(Isa::Portable, 3).unwrap();
+        for len in [0, 1, 100_001] {
+            assert_eq!(engine.zeros(len), vec![0.0; len]);
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub use activation::{exp, sigmoid, tanh};
 pub use allocator::keep_freed_memory;
 pub use arch::{Bf16Support, EnvironmentIsaError, Isa, ParseIsaError};
 pub use column_sums::column_sums;
-pub use concat::{concat_features, split_features};
+pub use concat::concat_features;
 pub use cross_entropy::{LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
 pub use dropout::{DropoutKey, dropout, events, variational_dropout};
 pub use engine::{Engine, EngineError};
@@ -66,7 +66,7 @@ pub use format::Precision;
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
 pub use recurrent::{
-    Cell, Direction, Dropped, Events, Int8Matrix, Memory, NormGains, OutputGradients, ResetGate, SequenceGates,
+    Cell, Direction, Dropped, Events, Int8Matrix, Memory, NormGains, OutputGradients, ResetGate, Rows, SequenceGates,
     SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape, SequenceTrace, SequenceVariant,
     StepInput, StepMatrix, StepWeights, WeightFormat, Zoneout, sequence_backward, sequence_forward,
     sequence_forward_traced, sequence_gates,

@@ -178,11 +178,45 @@ pub struct SequenceOutputs<'a> {
     pub last_cell_state: &'a mut [f32],
 }
 
+/// Rows that may be part of wider ones, such as one direction's half of both directions' outputs.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// From the first row's first element to the last one's last, at least.
+    pub values: &'a [f32],
+    /// Elements from the start of a row to that of the next.
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `len` that lie one after another.
+    pub fn dense(values: &'a [f32], len: usize) -> Self {
+        Self { values, stride: len }
+    }
+
+    /// The same rows without their first elements.
+    fn from(self, column: usize) -> Self {
+        Self { values: self.values.get(column..).unwrap_or_default(), ..self }
+    }
+
+    /// The first `len` elements of a row.
+    #[inline(always)]
+    fn row(self, row: usize, len: usize) -> &'a [f32] {
+        &self.values[row * self.stride..][..len]
+    }
+
+    fn check(self, name: &str, [rows, len]: [usize; 2]) {
+        let needed = if rows * len == 0 { 0 } else { (rows - 1) * self.stride + len };
+        let (found, stride) = (self.values.len(), self.stride);
+        let fits = found >= needed && (stride > len || stride == len && found == needed);
+        assert!(fits, "{name} must be {rows} rows of {len}, {needed} elements in strides of {stride}, not {found}");
+    }
+}
+
 /// The loss's gradients with respect to what the layer wrote; `None` is zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OutputGradients<'a> {
-    /// `[batch_size, seq_len, state_size]`
-    pub output: Option<&'a [f32]>,
+    /// `[batch_size * seq_len, state_size]`
+    pub output: Option<Rows<'a>>,
     /// `[batch_size, state_size]`
     pub last_hidden: Option<&'a [f32]>,
     /// `[batch_size, hidden_size]`; `None` for a cell without a cell state.
@@ -485,7 +519,9 @@ impl SequenceShape {
                 self.check(name, len, expected);
             }
         };
-        optional("the gradient of output", grad.output.map(<[f32]>::len), sequence);
+        if let Some(output) = grad.output {
+            output.check("the gradient of output", [batch_size * seq_len, state_size]);
+        }
         let last_hidden = grad.last_hidden.map(<[f32]>::len);
         optional("the gradient of last_hidden", last_hidden, &[batch_size, state_size]);
         optional("the gradient of last_cell_state", grad.last_cell_state.map(<[f32]>::len), &self.cell_state());

@@ -5,7 +5,7 @@ mod common;
 use common::sequence::{NAMES, backward, backward_after, everywhere, forward_traced, full_gradient};
 use common::sequence_reference::Problem;
 use common::{bits, refusal};
-use refrain_kernels::{Cell, Engine, Isa, OutputGradients, Precision, SequenceGradients, sequence_backward};
+use refrain_kernels::{Cell, Engine, Isa, OutputGradients, Precision, Rows, SequenceGradients, sequence_backward};
 
 const SHAPES: [(usize, usize, usize, usize); 5] =
     [(1, 3, 4, 20), (5, 4, 3, 18), (3, 1, 17, 64), (20, 2, 1, 33), (40, 3, 65, 31)];
@@ -70,9 +70,29 @@ fn missing_gradients_count_as_zero() {
             assert!(found == backward(engine, precision, &without, full_gradient(&without)), "{:?}", problem.shape);
             problem.grad_cell.fill(0.0);
             problem.grad_hidden.fill(0.0);
-            let only_output = OutputGradients { output: Some(&problem.grad_output), ..Default::default() };
+            let only_output = OutputGradients { last_hidden: None, last_cell_state: None, ..full_gradient(&problem) };
             let found = backward(engine, precision, &problem, only_output);
             assert!(found == backward(engine, precision, &problem, full_gradient(&problem)), "{:?}", problem.shape);
+        }
+    });
+}
+
+#[test]
+fn the_gradient_of_the_output_may_be_a_part_of_wider_rows() {
+    everywhere(2, |engine, precision, cell| {
+        for (b, t, i, h) in SHAPES {
+            let problem = Problem::new(cell, b, t, i, h);
+            let dense = backward(engine, precision, &problem, full_gradient(&problem));
+            for (before, after) in [(0, 3), (5, 0)] {
+                let rows = problem.grad_output.chunks_exact(h.max(1));
+                let wide: Vec<f32> =
+                    rows.flat_map(|row| [&vec![f32::NAN; before], row, &vec![f32::NAN; after]].concat()).collect();
+                let values = wide.get(before..).unwrap_or_default();
+                let output = Some(Rows { values, stride: before + h + after });
+                let found =
+                    backward(engine, precision, &problem, OutputGradients { output, ..full_gradient(&problem) });
+                assert!(all_bits(&found) == all_bits(&dense), "{:?}", problem.shape);
+            }
         }
     });
 }
@@ -134,9 +154,15 @@ fn wrong_lengths_are_refused_with_what_was_expected_and_found() {
         }
         let message = refusal_of(&written.output[1..], nothing(), SequenceGradients::default());
         assert!(message.contains("output must be [2, 3, 5]") && message.contains("29"), "{message}");
-        let short = OutputGradients { output: Some(&problem.grad_output[1..]), ..Default::default() };
+        let short = OutputGradients { output: Some(Rows::dense(&problem.grad_output[1..], 5)), ..Default::default() };
         let message = refusal_of(&written.output, short, SequenceGradients::default());
-        assert!(message.contains("the gradient of output must be [2, 3, 5]") && message.contains("29"), "{message}");
+        assert!(
+            message.contains("the gradient of output must be 6 rows of 5") && message.contains("not 29"),
+            "{message}"
+        );
+        let narrow = OutputGradients { output: Some(Rows { values: &[0.0; 100], stride: 4 }), ..Default::default() };
+        let message = refusal_of(&written.output, narrow, SequenceGradients::default());
+        assert!(message.contains("rows of 5") && message.contains("in strides of 4"), "{message}");
         let long = OutputGradients { last_cell_state: Some(&[0.0; 11]), ..Default::default() };
         let message = refusal_of(&written.output, long, SequenceGradients::default());
         assert!(message.contains("the gradient of last_cell_state must be"), "{message}");

@@ -418,7 +418,7 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             rows: running.len(),
             present: units.len(),
             first_unit: panel * plan.tile.width,
-            grad_output: source.grad.output.map(|grad| &grad[units.start..]),
+            grad_output: source.grad.output.map(|grad| grad.from(units.start)),
             subs: &subs[..present],
             // SAFETY: the tile is this member's.
             state: unsafe { self.state_blocks(tile) },

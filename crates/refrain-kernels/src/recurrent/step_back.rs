@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use super::Rows;
 use super::backward_plan::BackwardPlan;
 use super::batch::Batch;
 use super::cell::Step;
@@ -59,7 +60,7 @@ pub(super) struct StepBack<'a, C, E: Encode> {
     pub(super) present: usize,
     pub(super) first_unit: usize,
     /// From the first unit of the first step on.
-    pub(super) grad_output: Option<&'a [f32]>,
+    pub(super) grad_output: Option<Rows<'a>>,
     pub(super) subs: &'a [Sub<'a>],
     /// By forward panel.
     pub(super) state: &'a mut [f32],
@@ -193,7 +194,7 @@ impl<C: Step, E: Encode> StepBack<'_, C, E> {
 #[inline(always)]
 fn hidden_gradient<const U: usize, const N: usize>(
     (sums, present, sub): (&Sums, usize, usize),
-    grad_output: Option<&[f32]>,
+    grad_output: Option<Rows>,
     recall: Option<(&Block, usize)>,
     spot: Spot,
     hidden: &mut Block,
@@ -207,7 +208,7 @@ fn hidden_gradient<const U: usize, const N: usize>(
         }
         if let Some(grad) = grad_output {
             let at = spot.batch.at(spot.first_place + r, spot.step);
-            let grad = &grad[at * spot.plan.shape.hidden_size + sub * U..][..present];
+            let grad = &grad.row(at, sub * U + present)[sub * U..];
             // Twice, so that the common case has a constant length.
             if let Some(grad) = grad.first_chunk::<U>() {
                 *hidden = sum_of(*hidden, *grad);

@@ -3,7 +3,7 @@
 use super::sequence_reference::{Kept, Options, Problem};
 use super::{PRECISIONS, bits, engines};
 use refrain_kernels::{
-    Cell, Engine, Memory, OutputGradients, Precision, SequenceGradients, SequenceOutputs, SequenceTrace,
+    Cell, Engine, Memory, OutputGradients, Precision, Rows, SequenceGradients, SequenceOutputs, SequenceTrace,
     sequence_backward, sequence_forward, sequence_forward_traced, sequence_gates,
 };
 
@@ -144,7 +144,7 @@ pub fn backward_after(
 /// Every gradient that can come in.
 pub fn full_gradient(problem: &Problem) -> OutputGradients<'_> {
     OutputGradients {
-        output: Some(&problem.grad_output),
+        output: Some(Rows::dense(&problem.grad_output, problem.shape.hidden_size)),
         last_hidden: Some(&problem.grad_hidden),
         last_cell_state: problem.shape.cell.has_cell_state().then_some(&problem.grad_cell),
     }

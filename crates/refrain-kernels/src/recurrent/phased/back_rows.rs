@@ -200,7 +200,7 @@ impl Back<'_> {
         let size = layout.state_size;
         let hidden = &mut work.hidden[..size];
         if let Some(output) = grad.output {
-            let output = &output[batch.at(place, step) * size..][..size];
+            let output = output.row(batch.at(place, step), size);
             hidden.iter_mut().zip(output).for_each(|(hidden, output)| *hidden += output);
         }
         let Some(beside) = self.beside() else { return };

@@ -5,7 +5,7 @@
 
 use super::super::segments::TraceBlocks;
 use super::super::{
-    Cell, Direction, Dropped, Memory, OutputGradients, SequenceGradients, SequenceInputs, SequenceOptions,
+    Cell, Direction, Dropped, Memory, OutputGradients, Rows, SequenceGradients, SequenceInputs, SequenceOptions,
     SequenceOutputs, SequenceShape, SequenceTrace, SequenceVariant, Zoneout, run, sequence_backward, with_cell,
 };
 use super::super::{gru, lstm, min_gru, rnn};
@@ -113,7 +113,7 @@ impl Problem {
         let [output, last_hidden, last_cell_state] = &mut written;
         let outputs = SequenceOutputs { output, last_hidden, last_cell_state };
         let grad = OutputGradients {
-            output: Some(&self.grads[0]),
+            output: Some(Rows::dense(&self.grads[0], inputs.variant.state_size(shape.hidden_size))),
             last_hidden: Some(&self.grads[1]),
             last_cell_state: shape.cell.has_cell_state().then_some(&self.grads[2]),
         };

@@ -9,6 +9,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
+use burn::tensor::Slice;
 use refrain_kernels::{DropoutKey, Precision};
 
 use super::op::{FusedOps, RecurrentSequence};
@@ -71,7 +72,7 @@ pub struct WantedGradients {
 /// The gradients that come in; an absent one is zero.
 #[derive(Debug)]
 pub struct IncomingGradients<B: Backend> {
-    /// `[batch_size, seq_len, hidden_size]`
+    /// `[batch_size, seq_len, hidden_size]`; a part of wider rows where both directions are one output.
     pub output: Option<FloatTensor<B>>,
     /// `[batch_size, hidden_size]`
     pub last_hidden: Option<FloatTensor<B>>,
@@ -142,9 +143,6 @@ pub trait FusedKernels: FusedOps {
         gradient: FloatTensor<Self>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3];
-
-    /// The gradients of what [`FusedOps::concat_features`] put side by side, of features of these sizes.
-    fn split_features(gradient: FloatTensor<Self>, sizes: [usize; 2]) -> [FloatTensor<Self>; 2];
 
     /// The mean loss and, in the same pass over the logits, its gradients: the logits are never kept.
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (FloatTensor<Self>, HeadGradients<Self>);
@@ -277,9 +275,11 @@ impl<B: FusedKernels> Backward<B, 2> for ConcatBackward {
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
-        for (node, gradient) in ops.parents.into_iter().zip(B::split_features(gradient, ops.state)) {
+        let [left_size, right_size] = ops.state;
+        for (node, features) in ops.parents.into_iter().zip([0..left_size, left_size..left_size + right_size]) {
             if let Some(node) = node {
-                grads.register::<B>(node.id, gradient);
+                let features = [Slice::full(), Slice::full(), Slice::from(features)];
+                grads.register::<B>(node.id, B::float_slice(gradient.clone(), &features));
             }
         }
     }

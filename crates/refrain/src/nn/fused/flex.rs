@@ -8,9 +8,10 @@ use burn::backend::{Dispatch, Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 use refrain_kernels::{
     Beta, DropoutKey, Dropped, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, NormGains,
-    OutputGradients, Precision, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape,
-    SequenceTrace, SequenceVariant, Zoneout, column_sums, concat_features, dropout, linear_cross_entropy, matmul,
-    matmul_bias, sequence_backward, sequence_forward, sequence_forward_traced, split_features, variational_dropout,
+    OutputGradients, Precision, Rows, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs,
+    SequenceShape, SequenceTrace, SequenceVariant, Zoneout, column_sums, concat_features, dropout,
+    linear_cross_entropy, matmul, matmul_bias, sequence_backward, sequence_forward, sequence_forward_traced,
+    variational_dropout,
 };
 
 use super::autodiff::{
@@ -29,6 +30,27 @@ fn contiguous(tensor: &Float) -> Float {
 
 fn slice(tensor: &Float) -> &[f32] {
     tensor.as_slice::<f32>().expect("fused operations take contiguous f32 tensors")
+}
+
+/// Elements from a row of `[batch_size, seq_len, size]` to the next, where each row lies in one piece and all are as far apart.
+fn row_stride(tensor: &Float) -> Option<usize> {
+    let [_, seq_len, _] = tensor.shape().dims();
+    match *tensor.layout().strides() {
+        [sequence, step, 1] if step > 0 && sequence == step * seq_len as isize => Some(step as usize),
+        _ => None,
+    }
+}
+
+/// The rows of a tensor with a [`row_stride`], or in one piece.
+fn rows(tensor: &Float) -> Rows<'_> {
+    let [batch_size, seq_len, size] = tensor.shape().dims();
+    match row_stride(tensor) {
+        Some(stride) => {
+            let len = (batch_size * seq_len).checked_sub(1).map_or(0, |last| last * stride + size);
+            Rows { values: &tensor.storage::<f32>()[tensor.layout().start_offset()..][..len], stride }
+        }
+        None => Rows::dense(slice(tensor), size),
+    }
 }
 
 fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Float {
@@ -157,12 +179,13 @@ fn sequence_outputs<R>(
     let shape = sequence_shape(&sequence);
     let SequenceShape { cell, batch_size, seq_len, hidden_size, .. } = shape;
     let state_size = sequence.state_size();
-    let mut output = vec![0.0; batch_size * seq_len * state_size];
+    let engine = Engine::current();
+    let mut output = engine.zeros(batch_size * seq_len * state_size);
     let mut last_hidden = vec![0.0; batch_size * state_size];
     let mut last_cell_state = vec![0.0; if cell.has_cell_state() { batch_size * hidden_size } else { 0 }];
     let outputs =
         SequenceOutputs { output: &mut output, last_hidden: &mut last_hidden, last_cell_state: &mut last_cell_state };
-    let result = run(&Engine::current(), sequence.spec.precision, shape, sequence_inputs(&sequence), outputs);
+    let result = run(&engine, sequence.spec.precision, shape, sequence_inputs(&sequence), outputs);
     let last_cell_state = cell.has_cell_state().then(|| tensor(last_cell_state, [batch_size, hidden_size]));
     let last_hidden = tensor(last_hidden, [batch_size, state_size]);
     ((tensor(output, [batch_size, seq_len, state_size]), last_hidden, last_cell_state), result)
@@ -184,9 +207,10 @@ impl FusedOps for Flex {
         let [rows, input_size] = input.shape().dims();
         let [output_size] = bias.shape().dims();
         let (input, weight, bias) = (contiguous(&input), contiguous(&weight), contiguous(&bias));
-        let mut output = vec![0.0; rows * output_size];
+        let engine = Engine::current();
+        let mut output = engine.zeros(rows * output_size);
         matmul_bias(
-            &Engine::current(),
+            &engine,
             precision,
             MatRef::row_major(slice(&input), rows, input_size),
             MatRef::row_major(slice(&weight), output_size, input_size).transposed(),
@@ -198,16 +222,18 @@ impl FusedOps for Flex {
 
     fn keyed_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {
         let input = contiguous(&input);
-        let mut output = vec![0.0; input.shape().num_elements()];
-        dropout(&Engine::current(), key, probability, slice(&input), &mut output);
+        let engine = Engine::current();
+        let mut output = engine.zeros(input.shape().num_elements());
+        dropout(&engine, key, probability, slice(&input), &mut output);
         tensor(output, input.shape())
     }
 
     fn variational_dropout(input: FloatTensor<Self>, key: DropoutKey, probability: f32) -> FloatTensor<Self> {
         let input = contiguous(&input);
         let shape = input.shape().dims();
-        let mut output = vec![0.0; input.shape().num_elements()];
-        variational_dropout(&Engine::current(), key, probability, shape, slice(&input), &mut output);
+        let engine = Engine::current();
+        let mut output = engine.zeros(input.shape().num_elements());
+        variational_dropout(&engine, key, probability, shape, slice(&input), &mut output);
         tensor(output, shape)
     }
 
@@ -215,8 +241,7 @@ impl FusedOps for Flex {
         let (left, right) = (contiguous(&left), contiguous(&right));
         let [batch_size, seq_len, left_size] = left.shape().dims();
         let [_, _, right_size] = right.shape().dims();
-        let mut output = vec![0.0; batch_size * seq_len * (left_size + right_size)];
-        concat_features(&Engine::current(), [slice(&left), slice(&right)], [left_size, right_size], &mut output);
+        let output = concat_features(&Engine::current(), [slice(&left), slice(&right)], [left_size, right_size]);
         tensor(output, [batch_size, seq_len, left_size + right_size])
     }
 
@@ -292,10 +317,11 @@ impl FusedKernels for Flex {
         let (gates, biases) = (cell.num_gates() * hidden_size, cell.num_biases() * hidden_size);
         let recurrent_gates = cell.num_recurrent_gates() * hidden_size;
         let IncomingGradients { output: grad_output, last_hidden, last_cell_state } = incoming;
-        let incoming = [grad_output, last_hidden, last_cell_state].map(|grad| grad.map(|grad| contiguous(&grad)));
-        let [grad_output, grad_last_hidden, grad_last_cell_state] =
-            incoming.each_ref().map(|grad| grad.as_ref().map(slice));
-        let buffer = |wanted: bool, len: usize| wanted.then(|| vec![0.0f32; len]);
+        let grad_output = grad_output.map(|grad| if row_stride(&grad).is_some() { grad } else { contiguous(&grad) });
+        let incoming = [last_hidden, last_cell_state].map(|grad| grad.map(|grad| contiguous(&grad)));
+        let [grad_last_hidden, grad_last_cell_state] = incoming.each_ref().map(|grad| grad.as_ref().map(slice));
+        let engine = Engine::current();
+        let buffer = |wanted: bool, len: usize| wanted.then(|| engine.zeros(len));
         let mut input = buffer(wanted.input, batch_size * seq_len * input_size);
         let mut weight_ih = buffer(wanted.weight_ih, gates * input_size);
         let mut weight_hh = buffer(wanted.weight_hh, recurrent_gates * state_size);
@@ -308,14 +334,14 @@ impl FusedKernels for Flex {
         let mut gain_hh = buffer(wanted.gain_hh, recurrent_gates);
         let mut norm_cell_state = buffer(wanted.norm_cell_state, 2 * hidden_size);
         sequence_backward(
-            &Engine::current(),
+            &engine,
             sequence.spec.precision,
             shape,
             sequence_inputs(&sequence),
             slice(output),
             trace,
             OutputGradients {
-                output: grad_output,
+                output: grad_output.as_ref().map(rows),
                 last_hidden: grad_last_hidden,
                 last_cell_state: grad_last_cell_state,
             },
@@ -356,7 +382,7 @@ impl FusedKernels for Flex {
         let engine = Engine::current();
         let product = |a: MatRef, b: MatRef| {
             let (rows, cols) = (a.rows(), b.cols());
-            let mut output = vec![0.0; rows * cols];
+            let mut output = engine.zeros(rows * cols);
             matmul(&engine, *precision, a, b, Beta::Overwrite, MatMut::row_major(&mut output, rows, cols));
             tensor(output, [rows, cols])
         };
@@ -373,20 +399,12 @@ impl FusedKernels for Flex {
         ]
     }
 
-    fn split_features(gradient: Float, sizes: [usize; 2]) -> [Float; 2] {
-        let gradient = contiguous(&gradient);
-        let [batch_size, seq_len, _] = gradient.shape().dims();
-        let [mut left, mut right] = sizes.map(|size| vec![0.0; batch_size * seq_len * size]);
-        split_features(&Engine::current(), slice(&gradient), sizes, [&mut left, &mut right]);
-        let [left_size, right_size] = sizes;
-        [tensor(left, [batch_size, seq_len, left_size]), tensor(right, [batch_size, seq_len, right_size])]
-    }
-
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (Float, HeadGradients<Self>) {
         let [num_tokens, hidden_size] = inputs.hidden.shape().dims();
         let [vocab_size] = inputs.bias.shape().dims();
-        let mut hidden = vec![0.0; num_tokens * hidden_size];
-        let mut weight = vec![0.0; vocab_size * hidden_size];
+        let engine = Engine::current();
+        let mut hidden = engine.zeros(num_tokens * hidden_size);
+        let mut weight = engine.zeros(vocab_size * hidden_size);
         let mut bias = vec![0.0; vocab_size];
         let gradients = LinearCrossEntropyGradients { hidden: &mut hidden, weight: &mut weight, bias: &mut bias };
         let losses = head_losses(inputs, Some(gradients));
