@@ -41,6 +41,81 @@ fn assert_resumes(scratch: &Scratch) {
 }
 
 #[test]
+fn a_transformer_is_trained_and_resumed_and_writes_beyond_its_context() {
+    let scratch = Scratch::with_recipe();
+    let chosen = "--set model.cell=transformer --set model.hidden-size=16 --set model.num-heads=2";
+    for (run, positions) in [("run", "rotary"), ("learned", "learned")] {
+        scratch
+            .succeed(&format!("train recipe.toml --run-dir {run} {chosen} --set model.positions={positions} {SHORT}"));
+    }
+    assert_resumes(&scratch);
+    scratch.succeed(&format!("train recipe.toml --run-dir again {chosen} {SHORT} {PLAIN}"));
+    scratch.succeed(&format!("train recipe.toml --run-dir twice {chosen} {SHORT} --threads 2 --kernel portable"));
+    assert_same_outcome(&scratch.join("twice"), &scratch.join("again"));
+    let info = scratch.succeed("info learned");
+    assert!(info.contains("2 transformer × 16, embedding 16, products in f32\n"), "{info}");
+    assert!(info.contains("2 heads, positions learned, context of 16\n"), "{info}");
+    for run in ["run", "learned"] {
+        let score = scratch.succeed(&format!("evaluate {run} corpus.txt --json"));
+        let score: serde_json::Value = serde_json::from_str(&score).expect("JSON");
+        let loss = score["loss_nats"].as_f64().expect("a number");
+        assert!(loss.is_finite() && loss < 3.7, "{loss}");
+        let generate = format!("generate {run} --prompt ROMEO: --tokens 50 --seed 3");
+        let written = scratch.succeed(&generate);
+        assert!(written.starts_with("ROMEO:") && written.chars().count() == 57, "{written}");
+        assert_eq!(scratch.succeed(&generate), written);
+    }
+}
+
+#[test]
+fn what_a_transformer_does_not_have_is_refused_by_name() {
+    let scratch = Scratch::with_recipe();
+    let chosen = "--set model.cell=transformer --set model.hidden-size=16 --set model.num-heads=2";
+    let refused = |set: &str| {
+        let output = scratch.run(&format!("train recipe.toml {chosen} {set}"));
+        assert!(!output.status.success());
+        text(&output.stderr)
+    };
+    assert_snapshot!(refused("--set train.state=carry"), @r#"
+    error: `train.state` = "carry" does not go with `model.cell` = "transformer", which has no state of one size to carry from window to window, --set train.state=carry
+    hint: leave it out, or set train.state = "reset"
+    "#);
+    assert_snapshot!(refused("--set model.zoneout-hidden=0.1"), @r#"
+    error: unknown key `zoneout-hidden` in [model], --set model.zoneout-hidden=0.1
+    hint: `zoneout-hidden` is for cell = "lstm" or "gru" or "min-gru" or "rnn" or "rnn-relu"
+    "#);
+    assert_snapshot!(refused("--set model.precision=bf16"), @r#"
+    error: unknown key `precision` in [model], --set model.precision=bf16
+    hint: `precision` is for cell = "lstm" or "gru" or "min-gru" or "rnn" or "rnn-relu"
+    "#);
+    assert_snapshot!(refused("--set model.num-heads=3"), @"
+    error: `model.hidden-size` 16 cannot be cut into `model.num-heads` 3 heads of pairs of features, --set model.num-heads=3
+    hint: set model.hidden-size = 18, a multiple of 6
+    ");
+    assert_snapshot!(refused("--set model.context=8"), @"
+    error: windows of `train.seq-len` 16 do not fit the `model.context` of 8, --set model.context=8
+    hint: set train.seq-len = 8, or leave context out, which is then as long
+    ");
+    assert_snapshot!(refused("--set model.embedding-size=16"), @r#"
+    error: unknown key `embedding-size` in [model], --set model.embedding-size=16
+    hint: `embedding-size` is for cell = "lstm" or "gru" or "min-gru" or "rnn" or "rnn-relu"
+    "#);
+    scratch.succeed(&format!("train recipe.toml --run-dir run {chosen} --set train.max-steps=2"));
+    assert_snapshot!(scratch.transcript("gates run --text ROMEO"), @"
+    exit status: 1
+    [stderr]
+    error: run is a transformer, which has no gates
+    hint: draw a recurrent model
+    ");
+    assert_snapshot!(scratch.transcript("quantize run corpus.txt --output int8.safetensors"), @"
+    exit status: 1
+    [stderr]
+    error: run/best.safetensors: a transformer has no weights in int8; only recurrent models do
+    hint: go on with the model as it is
+    ");
+}
+
+#[test]
 fn averages_are_resumed() {
     let scratch = Scratch::with_recipe();
     // So high a rate that the loss soon stops falling.
@@ -149,7 +224,7 @@ fn another_cell_on_the_command_line_sets_aside_what_it_does_not_have() {
     assert_snapshot!(scratch.transcript("train recipe.toml --set model.cell=grru"), @r#"
     exit status: 1
     [stderr]
-    error: `model.cell` must be one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu`, found the text "grru", --set model.cell=grru
+    error: `model.cell` must be one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu`, `transformer`, found the text "grru", --set model.cell=grru
     hint: did you mean `gru`?
     "#);
     scratch.write("gru.toml", "[model]\ncell = \"gru\"\nforget-bias = 2\n");

@@ -340,7 +340,7 @@ fn metadata_that_does_not_describe_the_model_is_refused() {
     assert_snapshot!(refused(&|model| *model.metadata("model") = json!("{\"cell\":\"qrnn\"}")), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: `model` in the metadata cannot be read: unknown variant `qrnn`, expected one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu` at line 1 column 14
+    error: model.safetensors: `model` in the metadata cannot be read: unknown variant `qrnn`, expected one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu`, `transformer` at line 1 column 14
     hint: was the file written by Refrain?
     ");
     assert_snapshot!(refused(&|model| *model.metadata("vocabulary") = json!("{}")), @"

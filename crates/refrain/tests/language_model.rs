@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor};
-use refrain::models::{Artefact, LanguageModelConfig, LanguageModelStepper, NamedTensor};
+use refrain::models::{Artefact, CellKind, LanguageModelConfig, LanguageModelStepper, NamedTensor, PositionsKind};
 use refrain::nn::RecurrentState;
 use refrain::optim::GradientSet;
 use support::{Golden, assert_close, values};
@@ -52,9 +52,9 @@ fn loss_states_and_gradients_are_pytorchs() {
         })
         .collect();
 
-    let (loss, last) = model.loss(tokens("tokens"), tokens("targets"), Some(states.clone()), None);
+    let (loss, last) = model.loss(tokens("tokens"), tokens("targets"), Some(states.clone().into()), None);
     assert_close("loss", &values(loss.clone().inner()), golden.values("loss"), 1e-5);
-    for (layer, state) in last.iter().enumerate() {
+    for (layer, state) in last.recurrent().iter().enumerate() {
         let key = |part: &str| format!("layer{layer}.last_{part}");
         assert_close("hidden", &values(state.hidden.clone().inner()), golden.values(&key("hidden")), 1e-5);
         let cell_state = state.cell_state.clone().expect("an LSTM");
@@ -114,4 +114,44 @@ fn a_model_survives_its_file() {
     let other = config().init(VOCAB_SIZE, 2, &device);
     assert_ne!(other.to_tensors(), model.to_tensors());
     assert_eq!(other.with_tensors(&read).expect("the same shapes").to_tensors(), model.to_tensors());
+}
+
+#[test]
+fn a_transformer_reads_on_from_the_newer_half_of_its_context() {
+    const CONTEXT: usize = 8;
+    let device = Device::flex();
+    for positions in [PositionsKind::Rotary, PositionsKind::Learned] {
+        let config = LanguageModelConfig {
+            cell: CellKind::Transformer,
+            embedding_size: 12,
+            hidden_size: 12,
+            num_heads: 2,
+            context: Some(CONTEXT),
+            positions,
+            ..LanguageModelConfig::default()
+        };
+        let model = config.init(VOCAB_SIZE, 1, &device);
+        let ids: Vec<i32> = (0..21).map(|at| (at * at + 3 * at) % VOCAB_SIZE as i32).collect();
+        let tokens = |from: usize, to: usize| {
+            Tensor::<2, Int>::from_data(TensorData::new(ids[from..to].to_vec(), [1, to - from]), &device)
+        };
+        let losses = |from: usize, to: usize, state| {
+            let (losses, state) = model.token_losses(tokens(from, to), tokens(from + 1, to + 1), state);
+            (values(losses), state)
+        };
+        let (whole, _) = losses(0, 20, None);
+        let half = CONTEXT / 2;
+        let mut by_hand = losses(0, CONTEXT, None).0;
+        for begin in [4, 8, 12] {
+            by_hand.extend_from_slice(&losses(begin, begin + CONTEXT, None).0[half..]);
+        }
+        assert_close("windows", &whole, &by_hand, 1e-5);
+        let (mut in_parts, mut state) = (Vec::new(), None);
+        for (from, to) in [(0, 3), (3, 4), (4, 13), (13, 20)] {
+            let (part, next) = losses(from, to, state);
+            in_parts.extend(part);
+            state = Some(next);
+        }
+        assert_close("parts", &whole, &in_parts, 1e-5);
+    }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use refrain::models::{
-    Artefact, CellKind, LanguageModel, LanguageModelConfig, LanguageModelStepper, MemoryKind, NamedTensor,
-    NormalizationKind, Provenance, ResetKind, TrainedModel,
+    Artefact, CellKind, FeedForwardKind, LanguageModel, LanguageModelConfig, LanguageModelStepper, MemoryKind,
+    NamedTensor, NormalizationKind, PositionsKind, Provenance, ResetKind, TrainedModel,
 };
 use refrain::nn::DropoutSchedule;
 use refrain::optim::GradientSet;
@@ -16,7 +16,18 @@ const VOCAB_SIZE: usize = 37;
 /// What a test calls a model, and its shape.
 fn variants() -> Vec<(String, LanguageModelConfig)> {
     let sizes = LanguageModelConfig { embedding_size: 3, hidden_size: 5, num_layers: 3, ..Default::default() };
-    let of = |cell| LanguageModelConfig { cell, ..sizes.clone() };
+    let of = |cell| match cell {
+        // A context that its texts outgrow.
+        CellKind::Transformer => LanguageModelConfig {
+            cell,
+            embedding_size: 4,
+            hidden_size: 4,
+            num_heads: 2,
+            context: Some(5),
+            ..sizes.clone()
+        },
+        cell => LanguageModelConfig { cell, ..sizes.clone() },
+    };
     let lstm = || of(CellKind::Lstm);
     let normalization = NormalizationKind::Layer;
     let mut variants: Vec<(String, LanguageModelConfig)> =
@@ -67,6 +78,19 @@ fn variants() -> Vec<(String, LanguageModelConfig)> {
                 recurrent_dropout: 0.3,
                 memory: MemoryKind::SquareRoot,
                 ..lstm()
+            },
+        ),
+        (
+            "swiglu, learned positions, tied",
+            LanguageModelConfig {
+                feed_forward: FeedForwardKind::SwiGlu,
+                feed_forward_size: Some(3),
+                positions: PositionsKind::Learned,
+                tied_embeddings: true,
+                token_dropout: 0.1,
+                embedding_dropout: 0.1,
+                dropout: 0.2,
+                ..of(CellKind::Transformer)
             },
         ),
         (
@@ -151,8 +175,19 @@ fn every_model_comes_out_of_its_file_quantised_or_not() {
         let model = config.init(VOCAB_SIZE, 4, &Device::flex());
         let (vocabulary, provenance) = (vocabulary.clone(), provenance.clone());
         let original = TrainedModel { model, config, vocabulary, recipe: String::new(), provenance };
-        let quantized = original.quantize().expect("sound");
-        for model in [&original, &quantized] {
+        let mut models = vec![original.clone()];
+        match original.quantize() {
+            Ok(quantized) => models.push(quantized),
+            Err(error) => {
+                assert_eq!(
+                    error.to_string(),
+                    "a transformer has no weights in int8; only recurrent models do",
+                    "{name}"
+                );
+            }
+        }
+        assert_eq!(models.len() == 2, original.config.cell.recurrent().is_some(), "{name}");
+        for model in &models {
             let bytes = model.to_artefact().to_bytes().expect("sound");
             let artefact = Artefact::from_bytes(&bytes, std::path::Path::new("m.safetensors")).expect("sound");
             let read = TrainedModel::from_artefact(&artefact, &Device::flex()).expect(&name);

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use refrain::models::TrainedModel;
+use refrain::models::{CellKind, TrainedModel};
 use refrain::tasks::LanguageModelData;
 use refrain::train::{EvalRecord, Finish, Observer, Recipe, RunFolder, Stop, TrainRecord, Trainer};
 
@@ -41,7 +41,6 @@ fn miniature(recipe: &Recipe, folder: &Path) -> Vec<String> {
     };
     let mut set = vec![
         format!("data.train={}", file("train.txt", &shakespeare[..4000])),
-        "model.embedding-size=8".to_owned(),
         "model.hidden-size=8".to_owned(),
         "model.num-layers=2".to_owned(),
         "train.batch-size=2".to_owned(),
@@ -52,6 +51,11 @@ fn miniature(recipe: &Recipe, folder: &Path) -> Vec<String> {
         "sample.tokens=5".to_owned(),
         "sample.prompt=\n".to_owned(),
     ];
+    set.push(if recipe.model.cell == CellKind::Transformer {
+        format!("model.hidden-size={}", 2 * recipe.model.num_heads)
+    } else {
+        "model.embedding-size=8".to_owned()
+    });
     if recipe.data.valid.is_some() {
         set.push(format!("data.valid={}", file("valid.txt", &shakespeare[4000..5000])));
     }

@@ -65,6 +65,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             "draw a model of characters",
         ));
     }
+    if trained.config.cell.recurrent().is_none() {
+        return Err(Usage::error(
+            format!("{} is a transformer, which has no gates", args.model.display()),
+            "draw a recurrent model",
+        ));
+    }
     let layers = trained.model.recurrent.layers.len();
     if args.layer.get() > layers {
         let message = format!("--layer {}: the model has {layers} recurrent layer{}", args.layer, plural(layers));

@@ -69,6 +69,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         "model        {} {} × {}, embedding {}, products in {}",
         config.num_layers, config.cell, config.hidden_size, config.embedding_size, config.precision
     )?;
+    if let Some(context) = config.context {
+        let heads = config.num_heads;
+        writeln!(
+            text,
+            "             {heads} heads, positions {}, context of {}",
+            config.positions,
+            grouped(context as u64)
+        )?;
+    }
     writeln!(text, "parameters   {}, {}", grouped(parameters as u64), dtypes(&tensors))?;
     for tensor in &tensors {
         let shape: Vec<String> = tensor.shape.iter().map(usize::to_string).collect();

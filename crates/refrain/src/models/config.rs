@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nn::{Cell, Memory, Normalization, Precision, ResetGate};
+use crate::nn::{Cell, FeedForward, Memory, Normalization, Precision, ResetGate};
 use crate::setting::{Allowed, Range, Setting, names, zero_is_none};
 
 names! {
@@ -19,18 +19,53 @@ names! {
         Rnn = "rnn",
         /// Simple recurrence with the rectifier, begun at the identity (Le et al. 2015).
         RnnRelu = "rnn-relu",
+        /// No recurrence: blocks of self-attention (Vaswani et al. 2017), the yardstick for the others.
+        Transformer = "transformer",
     }
 }
 
-impl From<CellKind> for Cell {
-    fn from(kind: CellKind) -> Self {
-        match kind {
-            CellKind::Lstm => Self::Lstm,
-            CellKind::Gru => Self::Gru,
-            CellKind::MinGru => Self::MinGru,
-            CellKind::Rnn => Self::RnnTanh,
-            CellKind::RnnRelu => Self::RnnRelu,
+impl CellKind {
+    /// The cell of the kernels; none of a transformer.
+    pub const fn recurrent(self) -> Option<Cell> {
+        match self {
+            Self::Lstm => Some(Cell::Lstm),
+            Self::Gru => Some(Cell::Gru),
+            Self::MinGru => Some(Cell::MinGru),
+            Self::Rnn => Some(Cell::RnnTanh),
+            Self::RnnRelu => Some(Cell::RnnRelu),
+            Self::Transformer => None,
         }
+    }
+}
+
+names! {
+    /// The layer of a transformer's block that looks at one token alone.
+    pub enum FeedForwardKind {
+        /// Two matrices with the unit of Hendrycks and Gimpel 2016 between them.
+        #[default]
+        Gelu = "gelu",
+        /// Three matrices, one of them a gate (Shazeer 2020).
+        SwiGlu = "swiglu",
+    }
+}
+
+impl From<FeedForwardKind> for FeedForward {
+    fn from(kind: FeedForwardKind) -> Self {
+        match kind {
+            FeedForwardKind::Gelu => Self::Gelu,
+            FeedForwardKind::SwiGlu => Self::SwiGlu,
+        }
+    }
+}
+
+names! {
+    /// How a transformer knows where a token stands.
+    pub enum PositionsKind {
+        /// Queries and keys are turned by angles that grow with the position (Su et al. 2021).
+        #[default]
+        Rotary = "rotary",
+        /// A learned vector for each place in the context (Gehring et al. 2017).
+        Learned = "learned",
     }
 }
 
@@ -114,20 +149,20 @@ impl From<MemoryKind> for Memory {
     }
 }
 
-/// `[model]`: embedding → stacked recurrent layers → linear head over the vocabulary.
+/// `[model]`: embedding → stacked recurrent layers, or the blocks of a transformer → linear head over the vocabulary.
 #[expect(clippy::struct_excessive_bools, reason = "keys of a recipe, each of which is on or off")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LanguageModelConfig {
     /// The recurrent cell.
     pub cell: CellKind,
-    /// Length of the vector that stands for a token.
+    /// Length of the vector that stands for a token; of a transformer `hidden-size`.
     pub embedding_size: usize,
-    /// Units of each recurrent layer.
+    /// Units of each recurrent layer; features of a transformer's stream.
     pub hidden_size: usize,
-    /// Recurrent layers, one on top of the other.
+    /// Recurrent layers, or blocks of a transformer, one on top of the other.
     pub num_layers: usize,
-    /// Share of the units dropped between two recurrent layers.
+    /// Share of the units dropped between two recurrent layers; of a transformer, of all that its blocks add.
     pub dropout: f64,
     /// Share of the units dropped between the embedding and the first recurrent layer.
     pub embedding_dropout: f64,
@@ -179,6 +214,19 @@ pub struct LanguageModelConfig {
     pub embedding_init_range: Option<f64>,
     /// How much of the forward pass training keeps.
     pub memory: MemoryKind,
+    /// transformer: parts that each token's vector is cut into, which attend by themselves.
+    pub num_heads: usize,
+    /// transformer: units of the layer of each block that looks at one token alone; 0 in a recipe: four times `hidden-size`.
+    #[serde(with = "zero_is_none")]
+    pub feed_forward_size: Option<usize>,
+    /// transformer: its kind.
+    pub feed_forward: FeedForwardKind,
+    /// transformer: how it knows where a token stands.
+    pub positions: PositionsKind,
+    /// transformer: tokens that it sees at once. Behind them it forgets the older half and reads on from the newer one. 0 in a
+    /// recipe: `train.seq-len`.
+    #[serde(with = "zero_is_none")]
+    pub context: Option<usize>,
 }
 
 impl Default for LanguageModelConfig {
@@ -215,6 +263,12 @@ impl Default for LanguageModelConfig {
             init_range: None,
             embedding_init_range: None,
             memory: MemoryKind::default(),
+            // Heads of 64 features of the 256 above, as in nanoGPT, config/train_shakespeare_char.py (6 of 384).
+            num_heads: 4,
+            feed_forward_size: None,
+            feed_forward: FeedForwardKind::default(),
+            positions: PositionsKind::default(),
+            context: None,
         }
     }
 }
@@ -260,6 +314,9 @@ impl LanguageModelConfig {
                 "leave one of them out".to_owned(),
             ));
         }
+        if self.cell == CellKind::Transformer {
+            return self.transformer_conflict();
+        }
         let masks = [
             ("variational-dropout", f64::from(u8::from(self.variational_dropout))),
             ("hidden-dropout", self.hidden_dropout),
@@ -304,6 +361,11 @@ impl LanguageModelConfig {
         const EMBEDDING_INIT: Setting = Setting::new("embedding-init-range", Allowed::Number(Range::NotNegative));
         const MEMORY: Setting = Setting::new("memory", Allowed::OneOf(MemoryKind::NAMES));
         const PRECISION: Setting = Setting::new("precision", Allowed::OneOf(PrecisionKind::NAMES));
+        const HEADS: Setting = Setting::new("num-heads", Allowed::Size(1024));
+        const FEED_FORWARD_SIZE: Setting = Setting::new("feed-forward-size", Allowed::SizeOrNone(65_536));
+        const FEED_FORWARD: Setting = Setting::new("feed-forward", Allowed::OneOf(FeedForwardKind::NAMES));
+        const POSITIONS: Setting = Setting::new("positions", Allowed::OneOf(PositionsKind::NAMES));
+        const CONTEXT: Setting = Setting::new("context", Allowed::SizeOrNone(1_048_576));
         const fn share(key: &'static str) -> Setting {
             Setting::new(key, Allowed::Number(Range::BelowOne))
         }
@@ -338,11 +400,18 @@ impl LanguageModelConfig {
             NORMALIZATION,
             INIT, EMBEDDING_INIT, MEMORY, PRECISION,
         ];
+        #[rustfmt::skip]
+        const TRANSFORMER: &[Setting] = &[
+            CELL, HIDDEN, LAYERS, HEADS, FEED_FORWARD_SIZE, FEED_FORWARD, POSITIONS, CONTEXT, TIED,
+            DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, TOKEN_DROPOUT,
+            EMBEDDING_INIT,
+        ];
         match cell {
             CellKind::Lstm => LSTM,
             CellKind::Gru => GRU,
             CellKind::MinGru => MIN_GRU,
             CellKind::Rnn | CellKind::RnnRelu => RNN,
+            CellKind::Transformer => TRANSFORMER,
         }
     }
 }

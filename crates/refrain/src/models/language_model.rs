@@ -1,14 +1,16 @@
-//! The recurrent language model: embedding → stacked recurrent layers → linear head over the vocabulary.
+//! The language model: embedding → stacked recurrent layers, or a transformer in their place → linear head over the vocabulary.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, module};
 
 use super::artefact::{Artefact, ArtefactError, Dtype, NamedTensor};
 use super::config::{CellKind, LanguageModelConfig, NormalizationKind};
+use super::state::LanguageModelState;
+use super::transformer::ContextReader;
 use crate::nn::{
     Cell, Connection, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, InitialWeights, Initializer,
     InputGate, LayerConfig, Linear, LinearConfig, LstmConfig, MinGruConfig, Nonlinearity, Peepholes, Precision,
-    RecurrentOptions, RecurrentState, RnnConfig, Stack, StackConfig, VariationalDropout, activation_regularisation,
+    RecurrentOptions, RnnConfig, Stack, StackConfig, Transformer, VariationalDropout, activation_regularisation,
     temporal_activation_regularisation, values,
 };
 use crate::parameter_path::ParameterPath;
@@ -36,12 +38,17 @@ impl LanguageModelConfig {
         if let Some(range) = self.embedding_init_range.or(tied_range) {
             embedding.weight = init.uniform([vocab_size, self.embedding_size], range);
         }
-        let recurrent = StackConfig {
-            layers: (0..self.num_layers).map(|layer| self.layer(layer)).collect(),
-            dropout: if self.variational_dropout { 0.0 } else { self.dropout },
-            connection: Connection::Plain,
-        }
-        .init(init);
+        let transformer = self.transformer().map(|config| config.init(init));
+        let recurrent = if transformer.is_some() {
+            Stack::from_layers(Vec::new(), 0.0)
+        } else {
+            StackConfig {
+                layers: (0..self.num_layers).map(|layer| self.layer(layer)).collect(),
+                dropout: if self.variational_dropout { 0.0 } else { self.dropout },
+                connection: Connection::Plain,
+            }
+            .init(init)
+        };
         let Linear { weight, bias, precision } =
             LinearConfig { precision: self.precision.into(), ..LinearConfig::new(output_size, vocab_size) }.init(init);
         let weight = match self.embedding_init_range {
@@ -52,6 +59,8 @@ impl LanguageModelConfig {
         LanguageModel {
             embedding,
             recurrent,
+            transformer,
+            context: self.context.unwrap_or_default(),
             head: Head { weight, bias, precision },
             dropout: InputDropout {
                 token: self.token_dropout,
@@ -67,7 +76,7 @@ impl LanguageModelConfig {
     /// A recurrent layer, counted from the lowest. What a cell does not have is of no account.
     fn layer(&self, layer: usize) -> LayerConfig {
         let [input_size, hidden_size, _] = self.layer_sizes(layer);
-        let cell = Cell::from(self.cell);
+        let cell = self.cell.recurrent().expect("a transformer has no recurrent layers");
         let share = |share: f64, has: bool| if has { share } else { 0.0 };
         let has_products = cell.num_recurrent_gates() > 0;
         let input_dropout = if layer == 0 { self.embedding_dropout } else { self.dropout };
@@ -121,6 +130,7 @@ impl LanguageModelConfig {
             }
             CellKind::Rnn => rnn(Nonlinearity::Tanh).into(),
             CellKind::RnnRelu => rnn(Nonlinearity::Relu).into(),
+            CellKind::Transformer => unreachable!("a transformer has no recurrent layers"),
         }
     }
 
@@ -133,13 +143,14 @@ impl LanguageModelConfig {
             ("head.bias".to_owned(), vec![vocab_size]),
         ];
         let layers = (0..self.num_layers).flat_map(|layer| self.layer_shapes(layer));
-        outer.into_iter().chain(head).chain(layers)
+        outer.into_iter().chain(head).chain(layers).chain(self.shapes_around_blocks())
     }
 
     fn layer_shapes(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
         let [input_size, hidden_size, state_size] = self.layer_sizes(layer);
         let is_lstm = self.cell == CellKind::Lstm;
-        let cell = if is_lstm && self.coupled_gates { Cell::CoupledLstm } else { Cell::from(self.cell) };
+        let cell = if is_lstm && self.coupled_gates { Some(Cell::CoupledLstm) } else { self.cell.recurrent() };
+        let Some(cell) = cell else { return self.block_shapes(layer) };
         let [gates, recurrent_gates, biases] = [cell.num_gates(), cell.num_recurrent_gates(), cell.num_biases()]
             .map(|count| hidden_size.saturating_mul(count));
         let mut shapes = vec![("weight_ih", vec![gates, input_size]), ("bias", vec![biases])];
@@ -164,8 +175,13 @@ impl LanguageModelConfig {
 pub struct LanguageModel {
     /// `[vocab_size, embedding_size]`.
     pub embedding: Embedding,
-    /// The recurrent layers.
+    /// The recurrent layers; none of a transformer.
     pub recurrent: Stack,
+    /// The blocks in their place, of a transformer.
+    pub transformer: Option<Transformer>,
+    /// Tokens that a transformer sees at once.
+    #[module(skip)]
+    pub(super) context: usize,
     /// What makes scores of the last layer's output.
     pub head: Head,
     #[module(skip)]
@@ -223,9 +239,6 @@ fn dtype_of(name: &str, shape: &[usize], weights: Dtype) -> Dtype {
     if is_factor { weights } else { Dtype::F32 }
 }
 
-/// One state a layer, from the lowest up.
-pub type LanguageModelState = Vec<RecurrentState>;
-
 impl LanguageModel {
     /// Where the model is.
     pub fn device(&self) -> Device {
@@ -238,8 +251,27 @@ impl LanguageModel {
         Linear { weight: weight.unwrap_or_else(|| self.embedding.weight.clone()), bias, precision }
     }
 
+    /// The outputs of the layers between embedding and head, and the state after them.
+    fn layers(
+        &self,
+        tokens: &Tensor<2, Int>,
+        embedded: Tensor<3>,
+        state: Option<LanguageModelState>,
+        schedule: Option<DropoutSchedule>,
+    ) -> (Tensor<3>, LanguageModelState) {
+        let Some(transformer) = &self.transformer else {
+            let state = state.map(LanguageModelState::into_recurrent);
+            let (output, state) = self.recurrent.forward(embedded, None, state, schedule);
+            return (output, LanguageModelState::Recurrent(state));
+        };
+        let seen = state.map(LanguageModelState::into_seen);
+        let reader = ContextReader { embedding: &self.embedding, transformer, context: self.context };
+        let (output, seen) = reader.read(tokens, embedded, seen, schedule);
+        (output, LanguageModelState::Transformer(seen))
+    }
+
     /// The top layer's hidden states before and after dropout: `[batch_size, seq_len, hidden_size]`.
-    fn features(
+    pub(super) fn features(
         &self,
         tokens: Tensor<2, Int>,
         state: Option<LanguageModelState>,
@@ -251,11 +283,11 @@ impl LanguageModel {
             let [vocab_size, _] = self.embedding.weight.dims();
             let kept = Tensor::<2>::ones([vocab_size, 1], &embedded.device());
             let kept = Dropout { probability: token }.forward(kept, schedule, TOKEN_SITE);
-            embedded = embedded * module::embedding(kept, tokens);
+            embedded = embedded * module::embedding(kept, tokens.clone());
         }
         let embedded = Dropout { probability: embedding }.forward(embedded, schedule, EMBEDDING_SITE);
         let inner = schedule.map(|schedule| schedule.at(FIRST_LAYER_SITE));
-        let (output, state) = self.recurrent.forward(embedded, None, state, inner);
+        let (output, state) = self.layers(&tokens, embedded, state, inner);
         let dropped = if variational {
             VariationalDropout { probability }.forward(output.clone(), schedule, OUTPUT_SITE)
         } else {

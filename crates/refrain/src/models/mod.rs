@@ -5,14 +5,21 @@ pub(crate) mod config;
 mod language_model;
 mod ngram;
 mod quantize;
+mod state;
 mod stepper;
 mod trained;
+mod transformer;
 
 pub use artefact::{Artefact, ArtefactError, Dtype, FormatFault, NamedTensor};
 pub(crate) use artefact::{Dtypes, RawTensor, raw_tensors};
-pub use config::{CellKind, LanguageModelConfig, MemoryKind, NormalizationKind, PrecisionKind, ResetKind};
-pub use language_model::{ActivationPenalties, Head, LanguageModel, LanguageModelState, Objective};
+pub use config::{
+    CellKind, FeedForwardKind, LanguageModelConfig, MemoryKind, NormalizationKind, PositionsKind, PrecisionKind,
+    ResetKind,
+};
+pub use language_model::{ActivationPenalties, Head, LanguageModel, Objective};
 pub use ngram::{NGram, Smoothing};
 pub use quantize::QuantizeError;
+pub use state::LanguageModelState;
 pub use stepper::{LanguageModelStepper, StepperState};
 pub use trained::{Provenance, TrainedModel};
+pub use transformer::Seen;

@@ -10,6 +10,9 @@ pub enum QuantizeError {
     /// Its weights are in eight bits; from these there is no way back to those that they were made from.
     #[error("the weights are in int8 already")]
     Quantized,
+    /// It is a transformer, whose blocks have no products in eight bits.
+    #[error("a transformer has no weights in int8; only recurrent models do")]
+    Transformer,
     /// A weight is infinite or not a number.
     #[error(transparent)]
     Weights(#[from] ArtefactError),
@@ -20,6 +23,7 @@ impl QuantizeError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Quantized => Some("quantise the model file that it was made from".into()),
+            Self::Transformer => Some("go on with the model as it is".into()),
             Self::Weights(error) => error.hint(),
         }
     }
@@ -33,10 +37,13 @@ impl TrainedModel {
     /// for inference: a checkpoint that holds one is refused.
     ///
     /// # Errors
-    /// When its weights are in eight bits already, or are not all finite.
+    /// When its weights are in eight bits already, or are not all finite, or it is a transformer.
     pub fn quantize(&self) -> Result<Self, QuantizeError> {
         if self.model.weights() != Dtype::F32 {
             return Err(QuantizeError::Quantized);
+        }
+        if self.model.transformer.is_some() {
+            return Err(QuantizeError::Transformer);
         }
         // Before rounding, which would hide what is not finite.
         let artefact = self.to_artefact();
@@ -61,6 +68,8 @@ mod tests {
     use super::*;
     use crate::models::{CellKind, LanguageModelStepper, NamedTensor};
     use crate::text::Vocabulary;
+
+    const RECURRENT: &[CellKind] = &[CellKind::Lstm, CellKind::Gru, CellKind::MinGru, CellKind::Rnn, CellKind::RnnRelu];
 
     const TEXT: &str = "to be, or not to be, that is the question";
 
@@ -95,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_quantised_model_comes_out_of_its_file_to_the_bit() {
-        for &cell in CellKind::ALL {
+        for &cell in RECURRENT {
             let original = of_cell(cell);
             let quantized = original.quantize().expect("sound");
             let bytes = quantized.to_artefact().to_bytes().expect("sound");
@@ -111,7 +120,7 @@ mod tests {
 
     #[test]
     fn weights_are_rounded_to_half_a_step_and_all_else_stays() {
-        for &cell in CellKind::ALL {
+        for &cell in RECURRENT {
             let original = of_cell(cell);
             let before = original.model.to_tensors();
             let after = original.quantize().expect("sound").model.to_tensors();
@@ -144,7 +153,7 @@ mod tests {
 
     #[test]
     fn it_steps_by_the_weights_that_a_stepper_in_eight_bits_makes_of_the_original() {
-        for &cell in CellKind::ALL {
+        for &cell in RECURRENT {
             let original = of_cell(cell);
             let quantized = original.quantize().expect("sound");
             let scores = |stepper: LanguageModelStepper| {
@@ -169,6 +178,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_quantised_is_refused() {
+        let mut transformer = of_cell(CellKind::Gru);
+        transformer.config =
+            LanguageModelConfig { cell: CellKind::Transformer, context: Some(8), ..LanguageModelConfig::default() };
+        transformer.config.embedding_size = transformer.config.hidden_size;
+        transformer.model = transformer.config.init(transformer.vocabulary.len(), 1, &Device::flex());
+        let error = transformer.quantize().expect_err("no kernels");
+        assert_eq!(error.to_string(), "a transformer has no weights in int8; only recurrent models do");
+
         let quantized = of_cell(CellKind::Gru).quantize().expect("sound");
         let error = quantized.quantize().expect_err("no second time");
         assert_eq!(error.to_string(), "the weights are in int8 already");

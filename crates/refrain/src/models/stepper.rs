@@ -1,15 +1,18 @@
 //! A language model one token at a time, its weights prepared once.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use refrain_kernels::{Engine, Precision, StepInput, StepMatrix, StepWeights, WeightFormat};
 
 use super::artefact::Dtype;
 use super::language_model::LanguageModel;
-use crate::nn::{Layer, RecurrentState, values};
+use super::state::LanguageModelState;
+use crate::nn::{Layer, RecurrentState, Transformer, values};
 
 /// Steps a language model for one stream or many; a stream's scores do not depend on those beside it, not by a bit.
 #[derive(Clone, Debug)]
 pub struct LanguageModelStepper {
+    /// A transformer, which has no layers below: it reads stream by stream.
+    transformer: Option<Box<LanguageModel>>,
     /// `[vocab_size, embedding_size]`, if the lowest layer's weights are not for tokens.
     embedding: Option<Vec<f32>>,
     /// From the lowest up.
@@ -73,16 +76,27 @@ impl StepLayer {
     }
 }
 
+/// What a transformer makes of one more token of a stream: `[hidden_size]`. A stream at a time: products in a larger batch may
+/// round otherwise, and streams of several lengths have seen different parts of their texts.
+fn read(model: &LanguageModel, token: u32, seen: &mut Option<LanguageModelState>) -> Vec<f32> {
+    let token = Tensor::<2, Int>::from_data(TensorData::new(vec![token as i32], [1, 1]), &model.device());
+    let ([_, features], state) = model.features(token, seen.take(), None);
+    *seen = Some(state);
+    values(features)
+}
+
 /// Hidden and cell state as numbers, the latter empty for cells without.
 fn host(state: RecurrentState) -> [Vec<f32>; 2] {
     [values(state.hidden), state.cell_state.map(values).unwrap_or_default()]
 }
 
 /// What a stepper remembers of some streams.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct StepperState {
     /// By layer: hidden and cell state, `[streams, hidden_size]`, the latter empty for cells without.
     layers: Vec<[Vec<f32>; 2]>,
+    /// By stream, of a transformer alone.
+    seen: Vec<Option<LanguageModelState>>,
     streams: usize,
 }
 
@@ -102,7 +116,12 @@ impl StepperState {
             let size = values.len().checked_div(self.streams).unwrap_or(0);
             from.iter().flat_map(|&stream| &values[stream * size..(stream + 1) * size]).copied().collect()
         };
-        Self { layers: self.layers.iter().map(|layer| layer.each_ref().map(rows)).collect(), streams: from.len() }
+        let seen = if self.seen.is_empty() { &[] } else { from };
+        Self {
+            layers: self.layers.iter().map(|layer| layer.each_ref().map(rows)).collect(),
+            seen: seen.iter().map(|&stream| self.seen[stream].clone()).collect(),
+            streams: from.len(),
+        }
     }
 
     /// Adds the streams of `other` after those that are there.
@@ -116,6 +135,7 @@ impl StepperState {
                 values.extend(more);
             }
         }
+        self.seen.extend(other.seen);
         self.streams += other.streams;
     }
 }
@@ -133,8 +153,8 @@ impl LanguageModelStepper {
 
     /// The model's weights in another format. Embeddings stay as they are, and with them a head that shares theirs does in place of
     /// eight bits: a token reads one row of them. Where there are no more tokens than features, their products with the lowest
-    /// layer's weights are computed here, once for all steps. Layers that have no [prepared weights](Layer::has_step_weights)
-    /// compute as they do over sequences.
+    /// layer's weights are computed here, once for all steps. Layers that have no [prepared weights](Layer::has_step_weights), and
+    /// the blocks of a transformer, compute as they do over sequences.
     pub fn with_format(model: &LanguageModel, format: WeightFormat) -> Self {
         let head_format = match format {
             WeightFormat::Int8 if model.head.weight.is_none() => WeightFormat::F32,
@@ -154,6 +174,7 @@ impl LanguageModelStepper {
             }
         };
         Self {
+            transformer: model.transformer.is_some().then(|| Box::new(model.clone())),
             layers: model.recurrent.layers.iter().enumerate().map(prepared).collect(),
             embedding: (!for_tokens).then_some(embedding),
             head,
@@ -163,7 +184,10 @@ impl LanguageModelStepper {
 
     /// Weights that every step reads.
     pub fn num_weights(&self) -> usize {
-        self.layers.iter().map(StepLayer::num_weights).sum::<usize>() + self.head.rows() * self.head.cols()
+        let blocks = self.transformer.as_ref().and_then(|model| model.transformer.as_ref());
+        let blocks = blocks.map_or(0, Transformer::num_step_weights);
+        let layers: usize = self.layers.iter().map(StepLayer::num_weights).sum();
+        blocks + layers + self.head.rows() * self.head.cols()
     }
 
     /// Tokens that the model knows.
@@ -173,17 +197,21 @@ impl LanguageModelStepper {
 
     /// The state of `streams` streams before their first token.
     pub fn state(&self, streams: usize) -> StepperState {
-        StepperState { layers: self.layers.iter().map(|layer| layer.state(streams)).collect(), streams }
+        StepperState {
+            layers: self.layers.iter().map(|layer| layer.state(streams)).collect(),
+            seen: if self.transformer.is_some() { vec![None; streams] } else { Vec::new() },
+            streams,
+        }
     }
 
-    /// The state that a pass over whole sequences has come to.
+    /// The state that a pass of recurrent layers over whole sequences has come to.
     ///
     /// # Panics
     /// If it is not of as many layers.
     pub fn state_of(&self, state: &[RecurrentState]) -> StepperState {
         assert_eq!(state.len(), self.layers.len(), "a state of as many layers");
         let streams = state.first().map_or(0, |state| state.hidden.dims()[0]);
-        StepperState { layers: state.iter().cloned().map(host).collect(), streams }
+        StepperState { layers: state.iter().cloned().map(host).collect(), seen: Vec::new(), streams }
     }
 
     /// Reads one token of each stream: the scores of those that may follow, `[streams, vocab_size]`.
@@ -196,6 +224,13 @@ impl LanguageModelStepper {
         for &token in tokens {
             assert!((token as usize) < self.vocab_size(), "token {token} of a vocabulary of {}", self.vocab_size());
         }
+        let mut scores = vec![0.0; tokens.len() * self.vocab_size()];
+        if let Some(model) = &self.transformer {
+            let features: Vec<f32> =
+                tokens.iter().zip(&mut state.seen).flat_map(|(&token, seen)| read(model, token, seen)).collect();
+            self.head.product(&engine, &features, &self.head_bias, &mut scores);
+            return scores;
+        }
         let embedded = self.embedding.as_ref().map(|embedding| {
             let size = embedding.len() / self.vocab_size();
             tokens.iter().flat_map(|&token| &embedding[token as usize * size..][..size]).copied().collect::<Vec<f32>>()
@@ -206,7 +241,6 @@ impl LanguageModelStepper {
             input = StepInput::Features(&state[0]);
         }
         let [features, _] = state.layers.last().expect("a model has layers");
-        let mut scores = vec![0.0; tokens.len() * self.vocab_size()];
         self.head.product(&engine, features, &self.head_bias, &mut scores);
         scores
     }

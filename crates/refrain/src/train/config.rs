@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::models::CellKind;
 use crate::setting::{Allowed, Range, Setting, names, zero_is_none};
 
 names! {
@@ -92,6 +93,12 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// The defaults for a cell: a transformer has no state of one size to carry.
+    pub fn of(cell: CellKind) -> Self {
+        let state = if cell == CellKind::Transformer { StateMode::Reset } else { StateMode::Carry };
+        Self { state, ..Self::default() }
+    }
+
     pub(crate) const SETTINGS: &'static [Setting] = &[
         Setting::new("batch-size", Allowed::Size(65_536)),
         Setting::new("seq-len", Allowed::Size(1_048_576)),

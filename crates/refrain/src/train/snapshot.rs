@@ -101,7 +101,7 @@ impl Snapshot {
                 .enumerate()
                 .map(move |(index, values)| NamedTensor::new(format!("{index}.{name}"), [values.len()], values.clone()))
         });
-        let carry = self.carry.iter().flatten().enumerate().flat_map(|(layer, state)| {
+        let carry = self.carry.iter().flat_map(LanguageModelState::recurrent).enumerate().flat_map(|(layer, state)| {
             let hidden = ("hidden", &state.hidden);
             let cell_state = state.cell_state.as_ref().map(|tensor| ("cell_state", tensor));
             std::iter::once(hidden).chain(cell_state).map(move |(name, tensor)| {
@@ -146,7 +146,7 @@ impl Snapshot {
         }
 
         let carried = Artefact::from_bytes(file(CARRY)?, &origin(CARRY))?;
-        let has_cell_state = Cell::from(model.config.cell).has_cell_state();
+        let has_cell_state = model.config.cell.recurrent().is_some_and(Cell::has_cell_state);
         let layers = carried.tensors.len() / (1 + usize::from(has_cell_state));
         let tensor = |name: String| -> Result<Tensor<2>, TrainError> {
             let found = carried.tensors.iter().find(|tensor| tensor.name == name);
@@ -162,7 +162,7 @@ impl Snapshot {
             Ok::<_, TrainError>(RecurrentState { hidden, cell_state })
         });
         let carry = states.collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { model, optimizer, carry: (!carry.is_empty()).then_some(carry), progress })
+        Ok(Self { model, optimizer, carry: (!carry.is_empty()).then(|| carry.into()), progress })
     }
 }
 

@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::watch::GradientWatch;
 use crate::data::{Window, Windows};
 use crate::models::{ActivationPenalties, LanguageModel, LanguageModelState};
-use crate::nn::{DropoutSchedule, RecurrentState};
+use crate::nn::{Detach, DropoutSchedule};
 use crate::optim::{GradientSet, Optimizer, joint_norm};
 use crate::tasks::window_tensors;
 
@@ -29,7 +29,7 @@ pub(crate) struct Learner {
     /// `None` only while a step has it.
     model: Option<LanguageModel>,
     pub(crate) optimizer: Optimizer,
-    /// The recurrent state that the next window begins with.
+    /// The recurrent state that the next window begins with, where it is carried.
     pub(crate) carry: Option<LanguageModelState>,
     pub(crate) watch: GradientWatch,
 }
@@ -72,7 +72,7 @@ impl Learner {
                 temporal: config.temporal_activation_regularisation,
             };
             let (objective, state) = self.model().objective(inputs, targets, carried, schedule, penalties);
-            self.carry = Some(state.into_iter().map(RecurrentState::detach).collect());
+            self.carry = (config.state == StateMode::Carry).then(|| state.detach());
             let mean_nats = f64::from(objective.cross_entropy.clone().into_scalar::<f32>());
             if !mean_nats.is_finite() {
                 return Err(self.not_finite(step, "loss", None));

@@ -77,6 +77,10 @@ impl TransformerBlock {
         }
     }
 
+    pub(super) fn linears(&self) -> [&Linear; 4] {
+        [&self.attention_input, &self.attention_output, &self.feed_forward_input, &self.feed_forward_output]
+    }
+
     /// What attention adds to the stream, and the keys and values for steps to come.
     ///
     /// # Shapes

@@ -159,6 +159,12 @@ pub struct Transformer {
 }
 
 impl Transformer {
+    /// Elements of the matrices that every step is multiplied by; its keys and values come to that.
+    pub fn num_step_weights(&self) -> usize {
+        let linears = self.layers.iter().flat_map(TransformerBlock::linears);
+        linears.map(|linear| linear.weight.dims().iter().product::<usize>()).sum()
+    }
+
     /// Runs over a whole sequence, or, from a state, over what follows those before.
     ///
     /// `lengths` says how long each sequence is, in any order; beyond it the output is zero, and what the input holds there,

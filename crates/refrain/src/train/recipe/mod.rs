@@ -10,10 +10,10 @@ use toml::{Table, Value};
 
 use self::entries::Entry;
 use self::schema::Kinds;
-use super::config::TrainConfig;
+use super::config::{StateMode, TrainConfig};
 use crate::data::DataConfig;
 use crate::decode::SampleConfig;
-use crate::models::LanguageModelConfig;
+use crate::models::{CellKind, LanguageModelConfig};
 use crate::optim::{OptimizerConfig, OptimizerKind, ScheduleConfig};
 use crate::setting::names;
 
@@ -107,7 +107,8 @@ impl Recipe {
 
     fn from_entries(entries: &[Entry]) -> Result<Self, RecipeError> {
         let kinds = schema::check_all(entries)?;
-        let defaults = Self { optimizer: OptimizerConfig::of(kinds.optimizer), ..Self::default() };
+        let (optimizer, train) = (OptimizerConfig::of(kinds.optimizer), TrainConfig::of(kinds.cell));
+        let defaults = Self { optimizer, train, ..Self::default() };
         let mut table = Table::try_from(&defaults).expect("the defaults are within the range of TOML");
         for entry in entries {
             match entry.path.as_slice() {
@@ -126,8 +127,18 @@ impl Recipe {
             problem: error.message().to_owned(),
             place: String::new(),
         })?;
+        let recipe = recipe.settled();
         recipe.check_together(entries)?;
         Ok(recipe)
+    }
+
+    /// With the sizes that follow from others: a transformer adds to the embeddings, and sees what it is trained on.
+    fn settled(mut self) -> Self {
+        if self.model.cell == CellKind::Transformer {
+            self.model.embedding_size = self.model.hidden_size;
+            self.model.context.get_or_insert(self.train.seq_len);
+        }
+        self
     }
 
     /// The whole recipe as TOML, every default written out, in the order of the documentation; [`Self::parse`] reads it
@@ -245,6 +256,28 @@ impl Recipe {
         }
         if let Some((key, problem, hint)) = self.model.conflict() {
             return Err(RecipeError::Conflict { problem, place: entries::place_of(entries, "model", key), hint });
+        }
+        self.check_transformer(entries)
+    }
+
+    fn check_transformer(&self, entries: &[Entry]) -> Result<(), RecipeError> {
+        let Some(context) = self.model.context.filter(|_| self.model.cell == CellKind::Transformer) else {
+            return Ok(());
+        };
+        if self.train.state == StateMode::Carry {
+            return Err(RecipeError::Conflict {
+                problem: "`train.state` = \"carry\" does not go with `model.cell` = \"transformer\", which has no state of one size to carry from window to window".to_owned(),
+                place: entries::place_of(entries, "train", "state"),
+                hint: "leave it out, or set train.state = \"reset\"".to_owned(),
+            });
+        }
+        let seq_len = self.train.seq_len;
+        if seq_len > context {
+            return Err(RecipeError::Conflict {
+                problem: format!("windows of `train.seq-len` {seq_len} do not fit the `model.context` of {context}"),
+                place: entries::place_of(entries, "model", "context"),
+                hint: format!("set train.seq-len = {context}, or leave context out, which is then as long"),
+            });
         }
         Ok(())
     }

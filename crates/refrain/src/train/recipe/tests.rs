@@ -25,8 +25,10 @@ fn recipe_of(kinds: Kinds) -> Recipe {
         model: LanguageModelConfig { cell: kinds.cell, ..LanguageModelConfig::default() },
         optimizer: OptimizerConfig::of(kinds.optimizer),
         schedule: ScheduleConfig { name: kinds.schedule, ..ScheduleConfig::default() },
+        train: TrainConfig::of(kinds.cell),
         ..Recipe::default()
     }
+    .settled()
 }
 
 fn flags(flags: &[&str]) -> Vec<String> {
@@ -343,7 +345,7 @@ fn what_may_have_been_meant_is_said() {
         ),
         (
             "[model.cell]\nkind = 1",
-            "error: `model.cell` must be one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu`, found a table, a.toml:1",
+            "error: `model.cell` must be one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu`, `transformer`, found a table, a.toml:1",
         ),
         (
             "[model.foo]\nkind = 1",
