@@ -116,6 +116,7 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
     sample-every = 0
     checkpoint-every = 0
     patience = 0
+    floor = true
 
     [optimizer]
     name = "adamw"
@@ -145,7 +146,7 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
     "#);
     scratch.write("dumped.toml", &dumped);
     assert_eq!(scratch.succeed("train dumped.toml --dump-config"), dumped);
-    assert_snapshot!(scratch.succeed("train dumped.toml --dump-config --json"), @r#"{"data":{"closed-vocabulary":false,"encoding":"auto","max-vocab-size":0,"min-count":1,"tokens":"char","train":"builtin:shakespeare","valid":"","valid-fraction":0.1},"model":{"cell":"lstm","coupled-gates":false,"dropout":0.0,"embedding-dropout":0.0,"embedding-init-range":0.0,"embedding-size":128,"forget-bias":1.0,"hidden-dropout":0.0,"hidden-size":256,"init-range":0.0,"last-hidden-size":0,"memory":"all","normalization":"none","num-layers":2,"output-dropout":0.0,"peepholes":false,"precision":"f32","projection-size":0,"recurrent-dropout":0.0,"tied-embeddings":false,"token-dropout":0.0,"variational-dropout":false,"weight-drop":0.0,"zoneout-cell":0.0,"zoneout-hidden":0.0},"optimizer":{"betas":[0.9,0.99],"epsilon":1e-8,"learning-rate":0.004,"name":"adamw","weight-decay":0.01},"sample":{"epsilon-cutoff":0.0,"frequency-penalty":0.0,"min-p":0.0,"no-repeat-ngram":0,"presence-penalty":0.0,"prompt":"\n","repetition-penalty":1.0,"temperature":0.8,"tokens":400,"top-k":0,"top-p":1.0,"typical-p":1.0},"schedule":{"min-factor":0.02,"name":"cosine","warmup-steps":50},"seed":1,"task":"language-model","train":{"accumulate":1,"activation-regularisation":0.0,"batch-size":32,"checkpoint-every":0,"clip-norm":1.0,"clip-value":0.0,"epochs":5,"eval-batch-size":16,"eval-every":0,"log-every":10,"max-steps":0,"patience":0,"sample-every":0,"seq-len":128,"state":"carry","temporal-activation-regularisation":0.0}}"#);
+    assert_snapshot!(scratch.succeed("train dumped.toml --dump-config --json"), @r#"{"data":{"closed-vocabulary":false,"encoding":"auto","max-vocab-size":0,"min-count":1,"tokens":"char","train":"builtin:shakespeare","valid":"","valid-fraction":0.1},"model":{"cell":"lstm","coupled-gates":false,"dropout":0.0,"embedding-dropout":0.0,"embedding-init-range":0.0,"embedding-size":128,"forget-bias":1.0,"hidden-dropout":0.0,"hidden-size":256,"init-range":0.0,"last-hidden-size":0,"memory":"all","normalization":"none","num-layers":2,"output-dropout":0.0,"peepholes":false,"precision":"f32","projection-size":0,"recurrent-dropout":0.0,"tied-embeddings":false,"token-dropout":0.0,"variational-dropout":false,"weight-drop":0.0,"zoneout-cell":0.0,"zoneout-hidden":0.0},"optimizer":{"betas":[0.9,0.99],"epsilon":1e-8,"learning-rate":0.004,"name":"adamw","weight-decay":0.01},"sample":{"epsilon-cutoff":0.0,"frequency-penalty":0.0,"min-p":0.0,"no-repeat-ngram":0,"presence-penalty":0.0,"prompt":"\n","repetition-penalty":1.0,"temperature":0.8,"tokens":400,"top-k":0,"top-p":1.0,"typical-p":1.0},"schedule":{"min-factor":0.02,"name":"cosine","warmup-steps":50},"seed":1,"task":"language-model","train":{"accumulate":1,"activation-regularisation":0.0,"batch-size":32,"checkpoint-every":0,"clip-norm":1.0,"clip-value":0.0,"epochs":5,"eval-batch-size":16,"eval-every":0,"floor":true,"log-every":10,"max-steps":0,"patience":0,"sample-every":0,"seq-len":128,"state":"carry","temporal-activation-regularisation":0.0}}"#);
 
     let changed = scratch.succeed(
         "train dumped.toml --dump-config --set model.hidden-size=32 --set optimizer.name=sgd --set optimizer.momentum=0.9 \
@@ -190,11 +191,13 @@ fn training_shows_data_model_and_progress_and_ends_with_a_sample() {
     let log: Vec<String> = text(&output.stderr)
         .lines()
         .filter(|line| !line.starts_with("  │"))
-        .map(
-            |line| {
-                if line.starts_with("step ") || line.starts_with("best ") { measured(line) } else { line.to_owned() }
-            },
-        )
+        .map(|line| {
+            if ["step ", "best ", "beside "].iter().any(|head| line.starts_with(head)) {
+                measured(line)
+            } else {
+                line.to_owned()
+            }
+        })
         .collect();
     assert_snapshot!(log.join("\n"), @"
     corpus.txt: 6,000 characters, 6,000 bytes, utf-8 (valid UTF-8)
@@ -221,8 +224,10 @@ fn training_shows_data_model_and_progress_and_ends_with_a_sample() {
     step #/9 epoch # loss # nats # bits/char # tokens/s left #s lr # grad #
     step #/9 epoch # loss # nats # bits/char # tokens/s left #s lr # grad #
     step #/9 epoch # valid # nats # bits/char after #s best so far
+    note: counting 5-grams on the same tokens; train.floor = false leaves this out
     completed at step 9; saved in runs/recipe-001
     best model step # valid # nats, # bits/char: runs/recipe-001/best.safetensors
+    beside it #grams, modified Kneser-Ney, on the same tokens: # bits/char (×0.63 of the model's)
     ");
     // The prompt is a new line, the sample 40 characters, and a line ends with a new line.
     let sample = text(&output.stdout);
@@ -231,7 +236,7 @@ fn training_shows_data_model_and_progress_and_ends_with_a_sample() {
     let json = json(&scratch.succeed(&format!("train recipe.toml --json --set train.max-steps=9 {PLAIN}")));
     let keys: Vec<&str> = json.keys().map(String::as_str).collect();
     assert_snapshot!(keys.join(" "), @"
-    best_bits_per_char best_loss_nats best_step reason run sample step
+    best_bits_per_char best_loss_nats best_step floor_bits_per_char floor_loss_nats reason run sample step
     ");
     assert_eq!((json["run"].as_str(), json["reason"].as_str()), (Some("runs/recipe-002"), Some("completed")));
     assert_close(number(&json, "best_bits_per_char"), number(&json, "best_loss_nats") / std::f64::consts::LN_2);

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::ValueEnum;
 use refrain::data::{Corpus, DataSummary, grouped};
-use refrain::metrics::UnitScore;
-use refrain::models::{NGram, Smoothing};
-use refrain::text::Unit;
+use refrain::models::Smoothing;
+use refrain::tasks::NGramScore;
 use serde_json::json;
 
 use super::train::resolve;
@@ -69,17 +68,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     for line in DataSummary::new(&corpus, &vocabulary).to_string().lines() {
         console.line(line);
     }
-    let unit = vocabulary.unit();
-    let line_end = vocabulary.new_line().filter(|_| unit == Unit::Word);
     console.passing("counting");
-    let train = vocabulary.encode(&corpus.train_text);
-    let model = NGram::new(&train, vocabulary.len(), usize::from(args.order), smoothing, line_end);
-    console.passing("scoring");
-    let losses = model.losses(&vocabulary.encode(&corpus.valid_text));
+    let [train, valid] = [&corpus.train_text, &corpus.valid_text].map(|text| vocabulary.encode(text));
+    let NGramScore { loss_nats, score, tokens, .. } =
+        NGramScore::of(&vocabulary, &train, &valid, usize::from(args.order), smoothing);
     console.clear();
-    let tokens = losses.len();
-    let loss_nats = losses.iter().sum::<f64>() / tokens as f64;
-    let score = UnitScore::of(unit, loss_nats);
     let smoothing = args.smoothing.to_possible_value().context("every kind has a name")?;
     if args.json {
         return output::json(&json!({
@@ -97,7 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             smoothing.get_name(),
             args.order,
             grouped(tokens as u64),
-            unit.plural()
+            vocabulary.unit().plural()
         )
         .as_bytes(),
     )

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use refrain::data::{BUILTIN_PREFIX, grouped};
 use refrain::files::FileError;
 use refrain::metrics::UnitScore;
-use refrain::tasks::LanguageModelData;
+use refrain::tasks::{LanguageModelData, NGramScore};
 use refrain::text::Unit;
 use refrain::train::{
     BEST, BUILT_IN, EvalRecord, Finish, Observer, Outcome, Recipe, RunFolder, Stop, TrainError, TrainRecord, Trainer,
@@ -135,7 +135,7 @@ fn stem(source: Option<&Path>, recipe: &Recipe) -> String {
     stem.unwrap_or_else(|| recipe.data.train.trim_start_matches(BUILTIN_PREFIX).to_owned())
 }
 
-fn load_data(recipe: &Recipe) -> anyhow::Result<LanguageModelData> {
+pub(super) fn load_data(recipe: &Recipe) -> anyhow::Result<LanguageModelData> {
     let train = &recipe.train;
     let shape = [train.batch_size, train.seq_len];
     Ok(LanguageModelData::load(&recipe.data, Path::new(""), shape, train.eval_batch_size).map_err(TrainError::from)?)
@@ -207,6 +207,13 @@ fn finish(console: &mut Console, outcome: &Outcome, unit: Unit, folder: &Path, j
             folder.join(BEST).display()
         ));
     }
+    let beside = outcome.floor.zip(outcome.best.as_ref());
+    if let Some((NGramScore { order, score, .. }, best)) = beside {
+        let times = score.value() / UnitScore::of(unit, best.loss_nats).value();
+        console.line(&format!(
+            "beside it   {order}-grams, modified Kneser-Ney, on the same tokens: {score} (×{times:.2} of the model's)"
+        ));
+    }
     if matches!(outcome.reason, Finish::Stopped(_)) {
         console.line(&resume);
     }
@@ -219,6 +226,8 @@ fn finish(console: &mut Console, outcome: &Outcome, unit: Unit, folder: &Path, j
             "best_step": outcome.best.as_ref().map(|best| best.step),
             "best_loss_nats": outcome.best.as_ref().map(|best| best.loss_nats),
             format!("best_{}", score.name()): score.value(),
+            "floor_loss_nats": outcome.floor.map(|floor| floor.loss_nats),
+            format!("floor_{}", score.name()): outcome.floor.map(|floor| floor.score.value()),
             "sample": outcome.best.as_ref().map(|best| &best.sample),
         }))?;
     } else if let Some(best) = &outcome.best {
@@ -280,12 +289,12 @@ impl Observer for Watcher {
 }
 
 /// The first signal asks the run to end; a second one ends the process at once.
-struct Signals {
+pub(super) struct Signals {
     received: Arc<AtomicUsize>,
 }
 
 impl Signals {
-    fn install() -> anyhow::Result<Self> {
+    pub(super) fn install() -> anyhow::Result<Self> {
         let received = Arc::new(AtomicUsize::new(0));
         let armed = Arc::new(AtomicBool::new(false));
         for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
@@ -297,7 +306,7 @@ impl Signals {
         Ok(Self { received })
     }
 
-    fn received(&self) -> Option<Stop> {
+    pub(super) fn received(&self) -> Option<Stop> {
         match self.received.load(Ordering::SeqCst) as i32 {
             SIGINT => Some(Stop::Interrupt),
             SIGTERM => Some(Stop::Terminate),

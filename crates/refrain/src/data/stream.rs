@@ -117,6 +117,11 @@ impl Windows {
         self.targets_per_stream.div_ceil(self.seq_len)
     }
 
+    /// The whole text that they are of.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Parallel streams.
     pub fn batch_size(&self) -> usize {
         self.batch_size

@@ -61,6 +61,8 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Evaluations without a lower validation loss after which training stops; 0: never.
     pub patience: u64,
+    /// At the end, score n-grams counted on the same tokens, to stand beside the model: a second for a million characters.
+    pub floor: bool,
 }
 
 impl Default for TrainConfig {
@@ -88,6 +90,7 @@ impl Default for TrainConfig {
             sample_every: 0,
             checkpoint_every: 0,
             patience: 0,
+            floor: true,
         }
     }
 }
@@ -116,5 +119,6 @@ impl TrainConfig {
         Setting::new("sample-every", Allowed::Integer(0)),
         Setting::new("checkpoint-every", Allowed::Integer(0)),
         Setting::new("patience", Allowed::Integer(0)),
+        Setting::new("floor", Allowed::Boolean),
     ];
 }

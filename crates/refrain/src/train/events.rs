@@ -17,6 +17,8 @@ pub enum LogRecord {
     Train(TrainRecord),
     /// A pass over the validation text.
     Eval(EvalRecord),
+    /// What stands beside the model at the end.
+    Floor(FloorRecord),
 }
 
 /// Progress on the training text, averaged since the record before it.
@@ -68,9 +70,25 @@ pub struct EvalRecord {
     pub seconds: f64,
 }
 
+/// N-grams, by modified Kneser-Ney, on the tokens of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FloorRecord {
+    /// Optimiser steps since the run began.
+    pub step: u64,
+    /// Tokens of the longest n-gram.
+    pub order: usize,
+    /// Mean cross entropy per token of the validation text, in nats.
+    pub loss_nats: f64,
+    /// The loss in the measure of its tokens.
+    #[serde(flatten)]
+    pub score: UnitScore,
+}
+
 /// All that resuming needs to know of a line, so that records of a later version pass too.
 #[derive(Deserialize)]
 struct Brief {
+    #[serde(default)]
+    kind: String,
     step: u64,
     #[serde(default, deserialize_with = "nan_if_null")]
     seconds: f64,
@@ -109,7 +127,8 @@ impl MetricsLog {
         let mut notes = Vec::new();
         for (index, line) in old.split_inclusive(|&byte| byte == b'\n').enumerate() {
             match serde_json::from_slice::<Brief>(line) {
-                Ok(record) if record.step > step => {}
+                // The end of a run is written again, each time that it is come to.
+                Ok(record) if record.step > step || record.kind == "floor" => {}
                 Ok(record) => {
                     seconds = record.seconds.max(seconds);
                     kept.extend_from_slice(line.trim_ascii_end());

@@ -20,7 +20,7 @@ mod watch;
 pub use checkpoint::{CheckpointError, CheckpointStore, Loaded};
 pub use config::{StateMode, TrainConfig};
 pub use error::{NotFinite, TrainError};
-pub use events::{EvalRecord, LogRecord, MetricsLog, TrainRecord};
+pub use events::{EvalRecord, FloorRecord, LogRecord, MetricsLog, TrainRecord};
 pub use observer::{BestModel, Finish, Observer, Outcome, Stop};
 pub use recipe::{BUILT_IN, Recipe, RecipeError, TaskKind};
 pub use run_folder::{BEST, CONFIG, METRICS, RunFolder, RunFolderError};

@@ -1,6 +1,7 @@
 //! Who hears how a run is going.
 
 use super::events::{EvalRecord, TrainRecord};
+use crate::tasks::NGramScore;
 
 /// What a run asks of whoever watches it.
 pub trait Observer {
@@ -34,6 +35,8 @@ pub struct Outcome {
     pub reason: Finish,
     /// The best model; absent when the system ended the run.
     pub best: Option<BestModel>,
+    /// What n-grams give on the same tokens, once the run has come to its end, unless the recipe leaves it out.
+    pub floor: Option<NGramScore>,
 }
 
 /// The best model of a run, read back from its file.

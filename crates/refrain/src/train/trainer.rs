@@ -9,7 +9,7 @@ use refrain_kernels::{Bf16Support, Engine};
 
 use super::checkpoint::CheckpointError;
 use super::error::TrainError;
-use super::events::{EvalRecord, LogRecord, MetricsLog, TrainRecord};
+use super::events::{EvalRecord, FloorRecord, LogRecord, MetricsLog, TrainRecord};
 use super::observer::{BestModel, Finish, Observer, Outcome, Stop};
 use super::plan::Plan;
 use super::recipe::Recipe;
@@ -22,7 +22,7 @@ use crate::files::write_atomic;
 use crate::metrics::UnitScore;
 use crate::models::{ArtefactError, LanguageModel, LanguageModelStepper, PrecisionKind, Provenance, TrainedModel};
 use crate::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule, ScheduleState};
-use crate::tasks::{LanguageModelData, score_windows};
+use crate::tasks::{LanguageModelData, NGramScore, score_windows};
 use crate::text::name_unknown;
 
 /// A run under way.
@@ -192,7 +192,21 @@ impl Trainer {
             Finish::Stopped(Stop::Terminate) => None,
             _ => Some(self.score_best()?),
         };
-        Ok(Outcome { step: self.progress.step, reason, best })
+        let floor = match reason {
+            Finish::Completed | Finish::OutOfPatience if self.recipe.train.floor => Some(self.floor(observer)?),
+            _ => None,
+        };
+        Ok(Outcome { step: self.progress.step, reason, best, floor })
+    }
+
+    /// What stands beside the model.
+    fn floor(&mut self, observer: &mut dyn Observer) -> Result<NGramScore, TrainError> {
+        let order = NGramScore::FLOOR_ORDER;
+        observer.note(&format!("counting {order}-grams on the same tokens; train.floor = false leaves this out"));
+        let floor = self.data.floor();
+        let NGramScore { loss_nats, score, .. } = floor;
+        self.metrics.write(&LogRecord::Floor(FloorRecord { step: self.progress.step, order, loss_nats, score }))?;
+        Ok(floor)
     }
 
     fn train(&mut self, observer: &mut dyn Observer) -> Result<Finish, TrainError> {

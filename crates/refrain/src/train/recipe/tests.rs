@@ -110,6 +110,7 @@ log-every = 10
 sample-every = 0
 checkpoint-every = 0
 patience = 0
+floor = true
 
 [optimizer]
 name = "adamw"
