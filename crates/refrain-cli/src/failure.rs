@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use refrain::data::DataError;
 use refrain::decode::FilterError;
+use refrain::experiment::ComparisonError;
 use refrain::files::FileError;
 use refrain::models::{ArtefactError, QuantizeError};
 use refrain::text::TextError;
@@ -80,6 +81,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             ArtefactError,
             QuantizeError,
             FilterError,
+            ComparisonError,
             FileError
         );
         cause.downcast_ref::<Usage>().and_then(|usage| usage.hint.clone())

@@ -3,6 +3,7 @@
 //! The modules in the order that data flows through them:
 //! text → tokens ([`text`]) → batches ([`data`]) → layers ([`nn`]) → model ([`models`]) → task ([`tasks`]) →
 //! training ([`train`], with [`optim`]) → decoding ([`decode`]).
+//! [`experiment`] holds several runs beside each other.
 //! [`interop`] brings weights from PyTorch, and takes them there.
 //!
 //! [`nn`] is usable alone, from any Burn program on the Flex backend: [`nn::Lstm`], [`nn::Gru`] and [`nn::Rnn`] are ordinary
@@ -10,6 +11,7 @@
 
 pub mod data;
 pub mod decode;
+pub mod experiment;
 pub mod files;
 pub mod interop;
 pub mod metrics;

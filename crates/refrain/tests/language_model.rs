@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use refrain::models::{Artefact, CellKind, LanguageModelConfig, LanguageModelStepper, NamedTensor, PositionsKind};
 use refrain::nn::RecurrentState;
 use refrain::optim::GradientSet;

@@ -25,6 +25,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // The meeting place.
     ("tasks", &["text", "data", "nn", "models", "optim", "metrics"]),
     ("train", &["text", "data", "nn", "models", "optim", "decode", "metrics", "tasks"]),
+    ("experiment", &["text", "data", "models", "metrics", "tasks", "train"]),
 ];
 
 #[test]

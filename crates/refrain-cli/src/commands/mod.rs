@@ -1,6 +1,7 @@
 //! One command a file: its arguments beside what it does.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod evaluate;
 pub(crate) mod gates;

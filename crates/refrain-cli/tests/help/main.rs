@@ -32,6 +32,7 @@ fn help_names_every_command() {
       score        Score each line of a text: log-probability, perplexity and surprisal of each token
       ngram        Score a recipe's validation text by counting n-grams: the floor that a network has to
                    be above
+      compare      Train models of equal parameters by one recipe, and write the table
       quantize     Write a model with weights in int8, if it still predicts a text as well
       bench        Time the fixed cases of training, layers, inference and generation, alone or beside
                    another program
@@ -141,7 +142,7 @@ fn there_is_a_manual_page_for_every_command() {
     let scratch = Scratch::new();
     assert_eq!(scratch.succeed("man pages"), "");
     let pages = names(&scratch.join("pages"));
-    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-completions.1 refrain-evaluate.1 refrain-gates.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-ngram.1 refrain-quantize.1 refrain-score.1 refrain-train.1 refrain.1");
+    assert_snapshot!(pages.join(" "), @"refrain-bench.1 refrain-compare.1 refrain-completions.1 refrain-evaluate.1 refrain-gates.1 refrain-generate.1 refrain-info.1 refrain-man.1 refrain-ngram.1 refrain-quantize.1 refrain-score.1 refrain-train.1 refrain.1");
     for page in pages {
         let roff = text(&scratch.read(&format!("pages/{page}")));
         for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION"] {

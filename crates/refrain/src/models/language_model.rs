@@ -254,7 +254,7 @@ impl LanguageModel {
     /// The outputs of the layers between embedding and head, and the state after them.
     fn layers(
         &self,
-        tokens: &Tensor<2, Int>,
+        tokens: Tensor<2, Int>,
         embedded: Tensor<3>,
         state: Option<LanguageModelState>,
         schedule: Option<DropoutSchedule>,
@@ -267,7 +267,7 @@ impl LanguageModel {
         let seen = state.map(LanguageModelState::into_seen);
         let reader = ContextReader { embedding: &self.embedding, transformer, context: self.context };
         let (output, seen) = reader.read(tokens, embedded, seen, schedule);
-        (output, LanguageModelState::Transformer(seen))
+        (output, LanguageModelState::Transformer(Box::new(seen)))
     }
 
     /// The top layer's hidden states before and after dropout: `[batch_size, seq_len, hidden_size]`.
@@ -287,7 +287,7 @@ impl LanguageModel {
         }
         let embedded = Dropout { probability: embedding }.forward(embedded, schedule, EMBEDDING_SITE);
         let inner = schedule.map(|schedule| schedule.at(FIRST_LAYER_SITE));
-        let (output, state) = self.layers(&tokens, embedded, state, inner);
+        let (output, state) = self.layers(tokens, embedded, state, inner);
         let dropped = if variational {
             VariationalDropout { probability }.forward(output.clone(), schedule, OUTPUT_SITE)
         } else {

@@ -1,6 +1,7 @@
 //! Layers → models, and models ↔ files.
 
 mod artefact;
+mod budget;
 pub(crate) mod config;
 mod language_model;
 mod ngram;

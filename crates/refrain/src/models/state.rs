@@ -9,7 +9,7 @@ pub enum LanguageModelState {
     /// One state a layer, from the lowest up.
     Recurrent(Vec<RecurrentState>),
     /// The tokens that a transformer sees.
-    Transformer(Seen),
+    Transformer(Box<Seen>),
 }
 
 impl From<Vec<RecurrentState>> for LanguageModelState {
@@ -40,7 +40,7 @@ impl LanguageModelState {
     /// If it is of recurrent layers.
     pub(super) fn into_seen(self) -> Seen {
         match self {
-            Self::Transformer(seen) => seen,
+            Self::Transformer(seen) => *seen,
             Self::Recurrent(_) => panic!("the state is of recurrent layers but the model is a transformer"),
         }
     }
@@ -50,7 +50,7 @@ impl Detach for LanguageModelState {
     fn detach(self) -> Self {
         match self {
             Self::Recurrent(layers) => Self::Recurrent(layers.detach()),
-            Self::Transformer(seen) => Self::Transformer(seen.detach()),
+            Self::Transformer(seen) => Self::Transformer(Box::new(seen.detach())),
         }
     }
 }

@@ -120,38 +120,40 @@ pub(super) struct ContextReader<'a> {
 }
 
 impl ContextReader<'_> {
-    /// The outputs for some tokens that follow those seen.
+    /// The outputs for some tokens, at least one, that follow those seen.
     ///
     /// # Shapes
     /// - `tokens`: `[batch_size, seq_len]`
     /// - `embedded`, after dropout, and output: `[batch_size, seq_len, hidden_size]`
-    ///
-    /// # Panics
-    /// If `seq_len` is 0.
     pub(super) fn read(
         &self,
-        tokens: &Tensor<2, Int>,
-        embedded: Tensor<3>,
+        mut tokens: Tensor<2, Int>,
+        mut embedded: Tensor<3>,
         mut seen: Option<Seen>,
         schedule: Option<DropoutSchedule>,
     ) -> (Tensor<3>, Seen) {
-        let [_, seq_len] = tokens.dims();
         let mut outputs = Vec::new();
-        let mut begin = 0;
-        while begin < seq_len {
+        loop {
+            let [_, left] = tokens.dims();
             let past = seen.and_then(|seen| self.with_room(seen));
-            let len = (self.context - past.as_ref().map_or(0, Seen::len)).min(seq_len - begin);
-            let read = tokens.clone().narrow(1, begin, len);
+            let len = (self.context - past.as_ref().map_or(0, Seen::len)).min(left);
             let (before, cache) = past.map(|Seen { tokens, cache }| (tokens, cache)).unzip();
-            let (output, cache) =
-                self.transformer.forward(embedded.clone().narrow(1, begin, len), None, cache, schedule);
-            let tokens = before.map_or_else(|| read.clone(), |before| Tensor::cat(vec![before, read.clone()], 1));
-            seen = Some(Seen { tokens, cache });
+            let (output, cache) = self.transformer.forward(embedded.clone().narrow(1, 0, len), None, cache, schedule);
             outputs.push(output);
-            begin += len;
+            let read = tokens.clone().narrow(1, 0, len);
+            let read = match before {
+                Some(before) => Tensor::cat(vec![before, read], 1),
+                None => read,
+            };
+            let now = Seen { tokens: read, cache };
+            if len == left {
+                let output = if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(outputs, 1) };
+                return (output, now);
+            }
+            tokens = tokens.narrow(1, len, left - len);
+            embedded = embedded.narrow(1, len, left - len);
+            seen = Some(now);
         }
-        let output = if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(outputs, 1) };
-        (output, seen.expect("a text has at least one token"))
     }
 
     /// What is seen once room is made for one more token, if anything is.

@@ -108,7 +108,7 @@ impl Recipe {
     fn from_entries(entries: &[Entry]) -> Result<Self, RecipeError> {
         let kinds = schema::check_all(entries)?;
         let (optimizer, train) = (OptimizerConfig::of(kinds.optimizer), TrainConfig::of(kinds.cell));
-        let defaults = Self { optimizer, train, ..Self::default() };
+        let defaults = Self { train, optimizer, ..Self::default() };
         let mut table = Table::try_from(&defaults).expect("the defaults are within the range of TOML");
         for entry in entries {
             match entry.path.as_slice() {
