@@ -16,7 +16,7 @@ pub(crate) fn score(
     text: &str,
     console: &mut Console,
 ) -> anyhow::Result<LanguageModelScore> {
-    let tokens = grouped(trained.vocabulary.tokenization().pieces(text).count() as u64);
+    let tokens = grouped(trained.vocabulary.encode(text).len() as u64);
     let plural = trained.vocabulary.unit().plural();
     let score = score_stream(&trained.model, &trained.vocabulary, text, |done| {
         console.passing(&format!("{} of {tokens} {plural}", grouped(done)));

@@ -80,8 +80,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let there = Comparison::read(&args.output, &data.fingerprint, args.parameters.get())?;
     let mut comparison = there.unwrap_or_else(|| {
         console.line("counting 5-grams, the floor");
-        let unit = data.vocabulary.unit();
-        Comparison::new(data.fingerprint.clone(), args.parameters.get(), unit, engine.clone(), data.floor())
+        let (corpus, valid) = (data.fingerprint.clone(), data.summary.valid);
+        Comparison::new(corpus, args.parameters.get(), valid, engine.clone(), data.floor())
     });
     // All of them before the first is trained: a mistake is told at once.
     let mut left = Vec::new();

@@ -14,8 +14,8 @@ use crate::{input, model, output, score};
 /// Score a text: loss, perplexity, bits per character and per byte
 ///
 /// The whole text is read as one stream, the state carried from its first token to its last. The first token has nothing before
-/// it and is not scored. A character or word that the model does not know is scored as the unknown token. Bits per character
-/// and per byte are those of models of characters: words leave out what is between them.
+/// it and is not scored. What the model does not know is scored as the unknown token. Bits per character and per byte compare models
+/// of any tokens but words, which leave out what is between them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A run's folder, whose best model is taken, or a model file
@@ -41,15 +41,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     console.line(&format!("{name}: {} ({}); {engine}{computed}", decoded.encoding, decoded.reason));
     let score = score::score(&trained, &name, &decoded.text, &mut console)?;
     let unknown = score::unknown(&trained.vocabulary, &decoded.text);
-    let of_chars = trained.vocabulary.unit() == Unit::Char;
+    let of_whole_text = trained.vocabulary.unit() != Unit::Word;
     if args.json {
         return output::json(&json!({
             "text": name,
             "encoding": decoded.encoding,
             "loss_nats": score.loss_nats(),
             "perplexity": score.perplexity(),
-            "bits_per_char": of_chars.then(|| score.bits_per_char()),
-            "bits_per_byte": of_chars.then(|| score.bits_per_byte()),
+            "bits_per_char": of_whole_text.then(|| score.bits_per_char()),
+            "bits_per_byte": of_whole_text.then(|| score.bits_per_byte()),
             "total_nats": score.total_nats,
             "tokens": score.tokens,
             "chars": score.chars,
@@ -61,8 +61,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let tokens = grouped(score.tokens);
     let token = match trained.vocabulary.unit() {
-        Unit::Char => "token",
+        Unit::Byte => "byte",
         Unit::Word => "word",
+        _ => "token",
     };
     let mut report = format!(
         "loss            {:.4} nats per {token}, over {tokens} {token}s\n\
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         score.loss_nats(),
         score.perplexity(),
     );
-    if of_chars {
+    if of_whole_text {
         write!(
             report,
             "bits per char   {:.4}, over {} characters\n\

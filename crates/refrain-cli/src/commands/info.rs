@@ -1,13 +1,15 @@
 //! `refrain info`.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use refrain::data::grouped;
+use refrain::files::write_atomic;
 use refrain::models::{Dtype, NamedTensor};
 use refrain::text::{Unit, Vocabulary};
 use serde_json::json;
 
+use crate::failure::Usage;
 use crate::{model, output};
 
 /// Show what is in a model file
@@ -18,6 +20,9 @@ pub(crate) struct Args {
     /// Print the whole recipe that trained it
     #[arg(long)]
     recipe: bool,
+    /// Write the model's tokenizer to this new file, a tokenizer.json
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["recipe", "json"])]
+    tokenizer: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -30,6 +35,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let parameters: usize = tensors.iter().map(|tensor| tensor.values.len()).sum();
     let vocabulary = &trained.vocabulary;
     let unit = vocabulary.unit();
+    if let Some(path) = &args.tokenizer {
+        return write_tokenizer(vocabulary, &args.model, path);
+    }
     let bytes = std::fs::metadata(&file)?.len();
     if args.json {
         let shapes: Vec<_> = tensors
@@ -49,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 "scope": vocabulary.scope(),
                 unit.plural(): match unit {
                     Unit::Char => json!(vocabulary.tokens().concat()),
-                    Unit::Word => json!(vocabulary.tokens()),
+                    _ => json!(vocabulary.tokens()),
                 },
             },
             "provenance": trained.provenance,
@@ -98,6 +106,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     output::write(text.as_bytes())
 }
 
+fn write_tokenizer(vocabulary: &Vocabulary, model: &Path, path: &Path) -> anyhow::Result<()> {
+    let Some(json) = vocabulary.tokenizer_json() else {
+        let model = model.display();
+        return Err(Usage::error(
+            format!("{model} is a model of {}: it has no tokenizer", vocabulary.unit().plural()),
+            "name a model that was trained with data.tokens = \"bpe\", \"unigram\" or \"tokenizer\"",
+        ));
+    };
+    output::check_free(path)?;
+    Ok(write_atomic(path, json.as_bytes())?)
+}
+
 /// As people write it.
 fn dtype_name(dtype: Dtype) -> &'static str {
     match dtype {
@@ -124,7 +144,7 @@ fn excerpt(vocabulary: &Vocabulary) -> String {
     const SHOWN: usize = 80;
     let between = match vocabulary.unit() {
         Unit::Char => "",
-        Unit::Word => " ",
+        _ => " ",
     };
     let (mut shown, mut length, mut count) = (String::new(), 0, 0);
     for token in vocabulary.tokens() {

@@ -65,13 +65,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let corpus = Corpus::load(&recipe.data, Path::new(""))?;
     let vocabulary = corpus.vocabulary(&recipe.data)?;
     let mut console = Console::new();
-    for line in DataSummary::new(&corpus, &vocabulary).to_string().lines() {
+    let train = vocabulary.encode(&corpus.train_text);
+    let valid = vocabulary.encode(&corpus.valid_text);
+    let summary = DataSummary::new(&corpus, &vocabulary, [&train, &valid]);
+    for line in summary.to_string().lines() {
         console.line(line);
     }
     console.passing("counting");
-    let [train, valid] = [&corpus.train_text, &corpus.valid_text].map(|text| vocabulary.encode(text));
     let NGramScore { loss_nats, score, tokens, .. } =
-        NGramScore::of(&vocabulary, &train, &valid, usize::from(args.order), smoothing);
+        NGramScore::of(&vocabulary, &train, (&valid, &summary.valid), usize::from(args.order), smoothing);
     console.clear();
     let smoothing = args.smoothing.to_possible_value().context("every kind has a name")?;
     if args.json {

@@ -9,7 +9,7 @@ use refrain::decode::prompt_tokens;
 use refrain::metrics::LanguageModelScore;
 use refrain::models::TrainedModel;
 use refrain::tasks::score_sequences;
-use refrain::text::{Encoding, name_unknown};
+use refrain::text::{Continuation, Encoding, name_unknown};
 use serde_json::{Value, json};
 
 use crate::console::Console;
@@ -20,8 +20,8 @@ use crate::{input, model, output, shade};
 /// Score each line of a text: log-probability, perplexity and surprisal of each token
 ///
 /// Each line is read alone, as the beginning of a text: a new line goes before it, unseen, if the model knows it; else its first
-/// token has nothing before it and is not scored. The end of a line is not scored. Empty lines are left out. A character that the
-/// model does not know is scored as the unknown token.
+/// token has nothing before it and is not scored. The end of a line is not scored. Empty lines are left out. What the model
+/// does not know is scored as the unknown token.
 ///
 /// For example: echo "To be, or not to be" | refrain score runs/shakespeare-001
 #[derive(Debug, clap::Args)]
@@ -146,7 +146,7 @@ fn lines<'a>(
 impl Line<'_> {
     /// Each token that is scored, and its surprisal.
     fn tokens(&self, trained: &TrainedModel) -> impl Iterator<Item = (String, f64)> {
-        self.tokens[1..].iter().zip(&self.nats).map(|(&token, &nats)| (trained.vocabulary.decode(&[token]), nats))
+        self.tokens[1..].iter().zip(&self.nats).map(|(&token, &nats)| (trained.vocabulary.name(token).to_owned(), nats))
     }
 
     fn json(&self, trained: &TrainedModel) -> Value {
@@ -166,12 +166,12 @@ impl Line<'_> {
             let vocabulary = &trained.vocabulary;
             // What is not scored stands as it is; a new line that was put before the text does not stand in it.
             let unscored = if vocabulary.new_line().is_some() { &[][..] } else { &self.tokens[..1] };
-            let pairs = self.tokens.iter().zip(&self.tokens[1..]).zip(&self.nats);
-            pairs.fold(vocabulary.decode(unscored), |text, ((&before, &token), &nats)| {
-                // Words have spaces between them.
-                let added = vocabulary.continuation(&vocabulary.decode(&[before]), &[token]);
-                text + &shade::shaded(&added, -nats)
-            })
+            let mut continuation = Continuation::after(&self.tokens[..1], vocabulary);
+            let scored = self.tokens[1..].iter().zip(&self.nats);
+            let text = scored.fold(vocabulary.decode(unscored), |text, (&token, &nats)| {
+                text + &shade::shaded(&continuation.push(token, vocabulary), -nats)
+            });
+            text + &continuation.finish(vocabulary)
         } else {
             self.text.to_owned()
         };

@@ -5,11 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use refrain::data::{BUILTIN_PREFIX, grouped};
+use refrain::data::{BUILTIN_PREFIX, TextSummary, grouped};
 use refrain::files::FileError;
-use refrain::metrics::UnitScore;
-use refrain::tasks::{LanguageModelData, NGramScore};
-use refrain::text::Unit;
+use refrain::tasks::{LanguageModelData, NGramScore, text_score};
 use refrain::train::{
     BEST, BUILT_IN, EvalRecord, Finish, Observer, Outcome, Recipe, RunFolder, Stop, TrainError, TrainRecord, Trainer,
 };
@@ -138,18 +136,23 @@ fn stem(source: Option<&Path>, recipe: &Recipe) -> String {
 pub(super) fn load_data(recipe: &Recipe) -> anyhow::Result<LanguageModelData> {
     let train = &recipe.train;
     let shape = [train.batch_size, train.seq_len];
-    Ok(LanguageModelData::load(&recipe.data, Path::new(""), shape, train.eval_batch_size).map_err(TrainError::from)?)
+    let mut console = Console::new();
+    // Seconds pass where it trains a tokenizer.
+    console.passing(&format!("reading the text as {}", recipe.data.tokens.plural()));
+    let data = LanguageModelData::load(&recipe.data, Path::new(""), shape, train.eval_batch_size);
+    console.clear();
+    Ok(data.map_err(TrainError::from)?)
 }
 
 fn train(trainer: Trainer, recipe: &Recipe, engine: &str, json: bool) -> anyhow::Result<ExitCode> {
     let mut console = Console::new();
     summarise(&mut console, &trainer, recipe, engine);
     let folder = trainer.folder().to_owned();
-    let unit = trainer.data().vocabulary.unit();
+    let valid = trainer.data().summary.valid;
     let (_, total_steps) = trainer.steps();
     let mut watcher = Watcher { console, signals: Signals::install()?, total_steps };
     let outcome = trainer.run(&mut watcher)?;
-    finish(&mut watcher.console, &outcome, unit, &folder, json)
+    finish(&mut watcher.console, &outcome, &valid, &folder, json)
 }
 
 fn summarise(console: &mut Console, trainer: &Trainer, recipe: &Recipe, engine: &str) {
@@ -189,7 +192,13 @@ fn summarise(console: &mut Console, trainer: &Trainer, recipe: &Recipe, engine: 
     console.line("");
 }
 
-fn finish(console: &mut Console, outcome: &Outcome, unit: Unit, folder: &Path, json: bool) -> anyhow::Result<ExitCode> {
+fn finish(
+    console: &mut Console,
+    outcome: &Outcome,
+    valid: &TextSummary,
+    folder: &Path,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let resume = format!("go on with: refrain train --resume {}", folder.display());
     let (reason, code) = match outcome.reason {
         Finish::Completed => ("completed", ExitCode::SUCCESS),
@@ -203,13 +212,13 @@ fn finish(console: &mut Console, outcome: &Outcome, unit: Unit, folder: &Path, j
             "best model  step {}, valid {:.4} nats, {}: {}",
             grouped(best.step),
             best.loss_nats,
-            UnitScore::of(unit, best.loss_nats),
+            text_score(valid, best.loss_nats),
             folder.join(BEST).display()
         ));
     }
     let beside = outcome.floor.zip(outcome.best.as_ref());
     if let Some((NGramScore { order, score, .. }, best)) = beside {
-        let times = score.value() / UnitScore::of(unit, best.loss_nats).value();
+        let times = score.value() / text_score(valid, best.loss_nats).value();
         console.line(&format!(
             "beside it   {order}-grams, modified Kneser-Ney, on the same tokens: {score} (×{times:.2} of the model's)"
         ));
@@ -218,7 +227,7 @@ fn finish(console: &mut Console, outcome: &Outcome, unit: Unit, folder: &Path, j
         console.line(&resume);
     }
     if json {
-        let score = UnitScore::of(unit, outcome.best.as_ref().map_or(f64::NAN, |best| best.loss_nats));
+        let score = text_score(valid, outcome.best.as_ref().map_or(f64::NAN, |best| best.loss_nats));
         output::json(&serde_json::json!({
             "reason": reason,
             "run": folder.display().to_string(),

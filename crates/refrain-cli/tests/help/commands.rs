@@ -10,9 +10,9 @@ fn help_names_every_argument_of_the_other_commands() {
     Score a text: loss, perplexity, bits per character and per byte
 
     The whole text is read as one stream, the state carried from its first token to its last. The first
-    token has nothing before it and is not scored. A character or word that the model does not know is
-    scored as the unknown token. Bits per character and per byte are those of models of characters:
-    words leave out what is between them.
+    token has nothing before it and is not scored. What the model does not know is scored as the unknown
+    token. Bits per character and per byte compare models of any tokens but words, which leave out what
+    is between them.
 
     Usage: refrain evaluate [OPTIONS] <MODEL> <TEXT>
 
@@ -59,10 +59,11 @@ fn help_names_every_argument_of_the_other_commands() {
       <MODEL>  A run's folder, whose best model is taken, or a model file
 
     Options:
-          --recipe   Print the whole recipe that trained it
-          --json     Print one JSON object
-      -h, --help     Print help
-      -V, --version  Print version
+          --recipe            Print the whole recipe that trained it
+          --tokenizer <FILE>  Write the model's tokenizer to this new file, a tokenizer.json
+          --json              Print one JSON object
+      -h, --help              Print help
+      -V, --version           Print version
     ");
     assert_snapshot!(help("completions --help"), @"
     Print a completion script for a shell
@@ -111,8 +112,7 @@ fn help_says_when_a_quantised_model_is_not_written() {
 
     Each line is read alone, as the beginning of a text: a new line goes before it, unseen, if the model
     knows it; else its first token has nothing before it and is not scored. The end of a line is not
-    scored. Empty lines are left out. A character that the model does not know is scored as the unknown
-    token.
+    scored. Empty lines are left out. What the model does not know is scored as the unknown token.
 
     For example: echo "To be, or not to be" | refrain score runs/shakespeare-001
 

@@ -6,103 +6,18 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::DataError;
+use super::{DataConfig, DataError};
 use crate::files::{FileError, sha256};
-use crate::setting::{Allowed, Range, Setting, empty_is_none, zero_is_none};
-use crate::text::{Decoded, Encoding, Scope, Tokenization, Unit, Vocabulary, VocabularyLimits, decode};
+use crate::text::{Decoded, Encoding, Scope, TextError, Unit, Vocabulary, VocabularyLimits, decode};
 
 /// What the name of a text that comes with the program starts with.
 pub const BUILTIN_PREFIX: &str = "builtin:";
 
-/// The texts that come with the program.
-const BUILTINS: &[(&str, &str)] = &[
+/// The texts that come with the program, the first of which is the default.
+pub(super) const BUILTINS: &[(&str, &str)] = &[
     ("shakespeare", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/shakespeare.txt"))),
     ("tang", include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/data/tang.txt"))),
 ];
-
-/// `[data]`: where the text comes from, and what its tokens are.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DataConfig {
-    /// The file to train on, or `builtin:shakespeare` or `builtin:tang`. `refrain` starts relative paths at the current
-    /// folder.
-    pub train: String,
-    /// The file to validate on; "" in a recipe: the end of the training file.
-    #[serde(with = "empty_is_none")]
-    pub valid: Option<String>,
-    /// The share of the training file that is kept for validation, if no file is.
-    pub valid_fraction: f64,
-    /// The encoding of the files; "auto" in a recipe: detected.
-    #[serde(with = "auto_is_none")]
-    pub encoding: Option<Encoding>,
-    /// What a token is; that of words has keys of its own.
-    pub tokens: Unit,
-    /// Tokens that occur less often in the training text are unknown to the model.
-    pub min_count: usize,
-    /// At most this many ids, `<unk>` included: the most frequent tokens; 0 in a recipe: all.
-    #[serde(with = "zero_is_none")]
-    pub max_vocab_size: Option<usize>,
-    /// The validation text's tokens are in the vocabulary too: for figures to be compared with published ones, most of which
-    /// are of such models.
-    pub closed_vocabulary: bool,
-    /// word: capitals are read as small letters.
-    pub lower_case: bool,
-    /// word: the end of a line is a token. Otherwise it is white space.
-    pub end_of_sentence: bool,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            train: format!("{BUILTIN_PREFIX}{}", BUILTINS[0].0),
-            valid: None,
-            // nanoGPT, data/shakespeare_char/prepare.py
-            valid_fraction: 0.1,
-            encoding: None,
-            tokens: Unit::default(),
-            min_count: 1,
-            max_vocab_size: None,
-            closed_vocabulary: false,
-            lower_case: false,
-            // Zaremba et al. 2014 and all who used their data
-            end_of_sentence: true,
-        }
-    }
-}
-
-impl DataConfig {
-    /// Those of words; the last two are theirs alone.
-    const SETTINGS: &'static [Setting] = &[
-        Setting::new("train", Allowed::NonEmptyText),
-        Setting::new("valid", Allowed::Text),
-        Setting::new("valid-fraction", Allowed::Number(Range::Fraction)),
-        Setting::new("encoding", Allowed::OneOf(&["auto", "utf-8", "gb18030", "utf-16le", "utf-16be"])),
-        Setting::new("tokens", Allowed::OneOf(Unit::NAMES)),
-        Setting::new("min-count", Allowed::Integer(1)),
-        Setting::new("max-vocab-size", Allowed::Integer(0)),
-        Setting::new("closed-vocabulary", Allowed::Boolean),
-        Setting::new("lower-case", Allowed::Boolean),
-        Setting::new("end-of-sentence", Allowed::Boolean),
-    ];
-
-    /// The keys of texts of such tokens.
-    pub(crate) const fn settings(tokens: Unit) -> &'static [Setting] {
-        match (tokens, Self::SETTINGS) {
-            (Unit::Char, [others @ .., _, _]) => others,
-            (_, all) => all,
-        }
-    }
-
-    fn tokenization(&self) -> Tokenization {
-        match self.tokens {
-            Unit::Char => Tokenization::CHARS,
-            Unit::Word => {
-                let Self { lower_case, end_of_sentence, .. } = *self;
-                Tokenization { unit: Unit::Word, lower_case, end_of_sentence }
-            }
-        }
-    }
-}
 
 /// The texts of a run, decoded.
 #[derive(Debug, Clone)]
@@ -113,8 +28,20 @@ pub struct Corpus {
     pub valid_text: String,
     /// The files read, the training file first.
     pub sources: Vec<SourceInfo>,
-    /// SHA-256 in hexadecimal over the training text, one byte 0xFF, which no text contains, and the validation text.
+    /// The `tokenizer.json` that the configuration names.
+    pub tokenizer: Option<TokenizerFile>,
+    /// SHA-256 in hexadecimal over the training text, one byte 0xFF, which no text contains, and the validation text; then of another
+    /// such byte and the tokenizer, where there is one.
     pub fingerprint: String,
+}
+
+/// A `tokenizer.json`, not read yet.
+#[derive(Debug, Clone)]
+pub struct TokenizerFile {
+    /// The path as it was opened.
+    pub path: String,
+    /// Its text.
+    pub json: String,
 }
 
 /// A file, and how it was read.
@@ -165,16 +92,37 @@ impl Corpus {
             let at = train_text.char_indices().nth(train).map_or(train_text.len(), |(at, _)| at);
             train_text.split_off(at)
         };
-        let fingerprint = fingerprint(&train_text, &valid_text);
-        Ok(Self { train_text, valid_text, sources, fingerprint })
+        let tokenizer = match config.tokens {
+            Unit::Tokenizer => Some(read_tokenizer(&config.tokenizer, base_dir)?),
+            _ => None,
+        };
+        let texts = [Some(&train_text), Some(&valid_text), tokenizer.as_ref().map(|file| &file.json)];
+        let fingerprint = fingerprint(texts.into_iter().flatten());
+        Ok(Self { train_text, valid_text, sources, tokenizer, fingerprint })
     }
 
     /// The vocabulary that `config` asks for.
     ///
     /// # Errors
     ///
-    /// [`DataError::NothingKnown`] if it holds no token at all.
+    /// [`DataError::NothingKnown`] if it holds no token at all; [`DataError::Encoding`] if the file is no tokenizer.
     pub fn vocabulary(&self, config: &DataConfig) -> Result<Vocabulary, DataError> {
+        let trained = |vocabulary: Result<Vocabulary, _>| {
+            vocabulary.map_err(|error| DataError::text(&self.sources[0].path, error))
+        };
+        match config.tokens {
+            Unit::Char | Unit::Word => self.table(config),
+            Unit::Byte => Ok(Vocabulary::bytes()),
+            Unit::Bpe => trained(Vocabulary::bpe(&self.train_text, config.vocab_size)),
+            Unit::Unigram => trained(Vocabulary::unigram(&self.train_text, config.vocab_size)),
+            Unit::Tokenizer => {
+                let file = self.tokenizer.as_ref().ok_or(DataError::NoTokenizer)?;
+                Vocabulary::from_tokenizer(&file.json).map_err(|error| DataError::text(&file.path, error))
+            }
+        }
+    }
+
+    fn table(&self, config: &DataConfig) -> Result<Vocabulary, DataError> {
         let texts = [self.train_text.as_str(), self.valid_text.as_str()];
         let (texts, scope) =
             if config.closed_vocabulary { (&texts[..], Scope::TrainAndValid) } else { (&texts[..1], Scope::Train) };
@@ -185,6 +133,17 @@ impl Corpus {
             return Err(DataError::NothingKnown { unit: vocabulary.unit(), min_count, max_size });
         }
         Ok(vocabulary)
+    }
+}
+
+fn read_tokenizer(name: &str, base_dir: &Path) -> Result<TokenizerFile, DataError> {
+    let key = "data.tokenizer";
+    let path = base_dir.join(name);
+    let bytes = fs::read(&path).map_err(|error| unreadable(key, name, base_dir, error))?;
+    let path = path.display().to_string();
+    match decode(&bytes, Some(Encoding::Utf8)) {
+        Ok(decoded) => Ok(TokenizerFile { path, json: decoded.text }),
+        Err(error) => Err(DataError::text(&path, TextError::Tokenizer { problem: error.to_string() })),
     }
 }
 
@@ -242,30 +201,9 @@ fn unreadable(key: &'static str, name: &str, base_dir: &Path, error: std::io::Er
     DataError::File { key, error, hint }
 }
 
-fn fingerprint(train_text: &str, valid_text: &str) -> String {
-    sha256(&[train_text.as_bytes(), &[0xFF], valid_text.as_bytes()])
-}
-
-/// Serde for the encoding, where "auto" stands for none.
-mod auto_is_none {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::text::Encoding;
-
-    const AUTO: &str = "auto";
-
-    #[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-    pub(super) fn serialize<S: Serializer>(encoding: &Option<Encoding>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(encoding.map_or(AUTO, Encoding::as_str))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Encoding>, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        if name == AUTO {
-            return Ok(None);
-        }
-        name.parse().map(Some).map_err(de::Error::custom)
-    }
+fn fingerprint<'a>(texts: impl Iterator<Item = &'a String>) -> String {
+    let parts: Vec<&[u8]> = texts.flat_map(|text| [&[0xFF][..], text.as_bytes()]).skip(1).collect();
+    sha256(&parts)
 }
 
 #[cfg(test)]
@@ -316,8 +254,10 @@ mod tests {
 
     #[test]
     fn the_fingerprint_depends_on_the_texts_and_on_where_they_part() {
-        assert_eq!(fingerprint("", ""), "a8100ae6aa1940d0b663bb31cd466142ebbdbd5187131b92d93818987832eb89");
-        assert_ne!(fingerprint("ab", "c"), fingerprint("a", "bc"));
+        let of = |texts: &[&str]| fingerprint(texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>().iter());
+        assert_eq!(of(&["", ""]), "a8100ae6aa1940d0b663bb31cd466142ebbdbd5187131b92d93818987832eb89");
+        assert_ne!(of(&["ab", "c"]), of(&["a", "bc"]));
+        assert_ne!(of(&["a", "b"]), of(&["a", "b", "{}"]));
     }
 
     #[test]

@@ -89,6 +89,9 @@ pub enum DataError {
         /// How many ids there may be.
         max_size: Option<usize>,
     },
+    /// Tokens of a tokenizer, and none that is named.
+    #[error("`data.tokens` = \"tokenizer\" needs a file in `data.tokenizer`")]
+    NoTokenizer,
     /// A text in which nothing can be predicted.
     #[error("the text has {available} tokens; at least 2 are needed, since nothing comes before the first")]
     NothingToPredict {
@@ -120,18 +123,17 @@ impl DataError {
     /// What the user can do about it, where we know.
     pub fn hint(&self) -> Option<&str> {
         match self {
+            Self::NothingKnown { unit: Unit::Word, max_size: None, .. } => {
+                Some("lower data.min-count; 1 keeps every word")
+            }
+            Self::NothingKnown { unit: Unit::Word, .. } => Some("raise data.max-vocab-size; 0 keeps every word"),
+            Self::NothingKnown { max_size: None, .. } => Some("lower data.min-count; 1 keeps every character"),
+            Self::NothingKnown { .. } => Some("raise data.max-vocab-size; 0 keeps every character"),
+            Self::NoTokenizer => Some("name a tokenizer.json there"),
             Self::File { hint, .. } | Self::Folder { hint, .. } | Self::UnknownBuiltin { hint, .. } => Some(hint),
             Self::Encoding { error, .. } => error.hint(),
             Self::TooShort { hint, .. } => Some(hint),
             Self::Split { .. } => Some("name a longer text, or a file of its own in `data.valid`"),
-            Self::NothingKnown { unit: Unit::Char, max_size: None, .. } => {
-                Some("lower data.min-count; 1 keeps every character")
-            }
-            Self::NothingKnown { unit: Unit::Word, max_size: None, .. } => {
-                Some("lower data.min-count; 1 keeps every word")
-            }
-            Self::NothingKnown { unit: Unit::Char, .. } => Some("raise data.max-vocab-size; 0 keeps every character"),
-            Self::NothingKnown { unit: Unit::Word, .. } => Some("raise data.max-vocab-size; 0 keeps every word"),
             Self::Empty { .. } | Self::ValidFraction { .. } | Self::NothingToPredict { .. } => None,
         }
     }

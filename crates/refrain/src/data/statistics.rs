@@ -1,12 +1,11 @@
 //! What the data looks like, before a model sees it.
 
-use std::collections::HashMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Corpus, SourceInfo};
-use crate::text::{Scope, Tokenization, Unit, Vocabulary};
+use crate::text::{CountedToken, Scope, Unit, Vocabulary};
 
 /// How many of the most frequent tokens are listed.
 const TOP: usize = 10;
@@ -40,7 +39,7 @@ pub struct DataSummary {
 }
 
 /// The size of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TextSummary {
     /// What its tokens are.
@@ -67,23 +66,31 @@ pub struct TokenCount {
     pub count: usize,
 }
 
+impl TextSummary {
+    /// How many bytes of the text a token stands for, on average.
+    pub fn bytes_per_token(&self) -> f64 {
+        self.bytes as f64 / self.tokens as f64
+    }
+}
+
 impl DataSummary {
-    /// Summarises `corpus` as `vocabulary` sees it.
-    pub fn new(corpus: &Corpus, vocabulary: &Vocabulary) -> Self {
-        let (unit, tokenization) = (vocabulary.unit(), vocabulary.tokenization());
-        let train = counts(&corpus.train_text, tokenization);
-        let valid = counts(&corpus.valid_text, tokenization);
-        let unknown = |counts: &[TokenCount]| -> Vec<TokenCount> {
-            counts.iter().filter(|entry| vocabulary.id(&entry.token) == Vocabulary::UNKNOWN).cloned().collect()
+    /// Summarises `corpus` as `vocabulary` sees it, which makes these tokens of the training and of the validation text.
+    pub fn new(corpus: &Corpus, vocabulary: &Vocabulary, [train_ids, valid_ids]: [&[u32]; 2]) -> Self {
+        let unit = vocabulary.unit();
+        let train = counts(&corpus.train_text, train_ids, vocabulary);
+        let valid = counts(&corpus.valid_text, valid_ids, vocabulary);
+        let listed = |counts: &[CountedToken]| -> Vec<TokenCount> {
+            counts.iter().map(|entry| TokenCount { token: entry.token.clone(), count: entry.count }).collect()
         };
-        let text = |text: &str, counts: &[TokenCount]| TextSummary {
+        let text = |text: &str, ids: &[u32], counts: &[CountedToken]| TextSummary {
             unit,
-            tokens: counts.iter().map(|entry| entry.count).sum(),
+            tokens: ids.len(),
             bytes: text.len(),
             lines: text.lines().count(),
             distinct: counts.len(),
-            unknown: unknown(counts).iter().map(|entry| entry.count).sum(),
+            unknown: ids.iter().filter(|&&id| id == Vocabulary::UNKNOWN).count(),
         };
+        let unknown: Vec<CountedToken> = valid.iter().filter(|entry| !entry.is_known).cloned().collect();
         Self {
             sources: corpus.sources.clone(),
             fingerprint: corpus.fingerprint.clone(),
@@ -91,25 +98,17 @@ impl DataSummary {
             vocab_size: vocabulary.len(),
             end_of_sentence: unit == Unit::Word && vocabulary.new_line().is_some(),
             scope: vocabulary.scope(),
-            train: text(&corpus.train_text, &train),
-            valid: text(&corpus.valid_text, &valid),
-            most_frequent: train.iter().take(TOP).cloned().collect(),
-            unknown_in_valid: unknown(&valid),
+            train: text(&corpus.train_text, train_ids, &train),
+            valid: text(&corpus.valid_text, valid_ids, &valid),
+            most_frequent: listed(&train[..train.len().min(TOP)]),
+            unknown_in_valid: listed(&unknown),
         }
     }
 }
 
 /// The tokens of a text, the commonest first, equals by code points.
-fn counts(text: &str, tokenization: Tokenization) -> Vec<TokenCount> {
-    let mut counts: HashMap<String, usize> = HashMap::new();
-    for piece in tokenization.pieces(text) {
-        let token = tokenization.token(piece);
-        match counts.get_mut(token.as_ref()) {
-            Some(count) => *count += 1,
-            None => drop(counts.insert(token.into_owned(), 1)),
-        }
-    }
-    let mut counts: Vec<TokenCount> = counts.into_iter().map(|(token, count)| TokenCount { token, count }).collect();
+fn counts(text: &str, ids: &[u32], vocabulary: &Vocabulary) -> Vec<CountedToken> {
+    let mut counts = vocabulary.count(text, ids);
     counts.sort_unstable_by(|a, b| b.count.cmp(&a.count).then_with(|| a.token.cmp(&b.token)));
     counts
 }
@@ -154,8 +153,8 @@ impl fmt::Display for TextSummary {
         let Self { unit, tokens, lines, distinct, unknown, .. } = *self;
         let [tokens_shown, lines, distinct] = [tokens, lines, distinct].map(|count| grouped(count as u64));
         let tokens_are = match unit {
-            Unit::Char => "characters",
-            Unit::Word => "tokens",
+            Unit::Char | Unit::Byte => unit.plural(),
+            _ => "tokens",
         };
         write!(f, "{tokens_shown} {tokens_are}, {lines} lines, {distinct} different")?;
         if unknown > 0 {
@@ -199,11 +198,16 @@ mod tests {
     use super::*;
     use crate::data::DataConfig;
 
+    fn summarised(corpus: &Corpus, vocabulary: &Vocabulary) -> DataSummary {
+        let ids = [&corpus.train_text, &corpus.valid_text].map(|text| vocabulary.encode(text));
+        DataSummary::new(corpus, vocabulary, [&ids[0], &ids[1]])
+    }
+
     #[test]
     fn the_bundled_text_is_summarised_for_reading() {
         let corpus = Corpus::load(&DataConfig::default(), Path::new("")).unwrap();
         let vocabulary = Vocabulary::chars(&corpus.train_text, 1);
-        let summary = DataSummary::new(&corpus, &vocabulary);
+        let summary = summarised(&corpus, &vocabulary);
         assert_eq!(
             summary.to_string(),
             "builtin:shakespeare: 1,115,394 characters, 1,115,394 bytes, utf-8 (comes with the program)\n\
@@ -221,15 +225,16 @@ mod tests {
             train_text: "aab\n".to_owned(),
             valid_text: "abz\nzxyzuvw".to_owned(),
             sources: Vec::new(),
+            tokenizer: None,
             fingerprint: String::new(),
         };
-        let summary = DataSummary::new(&corpus, &Vocabulary::chars(&corpus.train_text, 1));
+        let summary = summarised(&corpus, &Vocabulary::chars(&corpus.train_text, 1));
         assert_eq!(summary.valid.unknown, 8);
         let text = summary.to_string();
         assert!(text.contains("11 characters, 2 lines, 9 different, 8 unknown (72.73 %)"), "{text}");
         assert!(text.ends_with("unknown in validation  'z' 3, 'u' 1, 'v' 1, 'w' 1, 'x' 1 and 1 more"), "{text}");
         let at = Vocabulary::chars(&corpus.train_text, 2);
-        assert_eq!(DataSummary::new(&corpus, &at).train.unknown, 2);
+        assert_eq!(summarised(&corpus, &at).train.unknown, 2);
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::iter::zip;
 use super::decoder::{Decoder, select_rows};
 use super::filters::Filters;
 use super::history::History;
-use super::limits::{End, Limits, Tail, text_after};
+use super::limits::{End, Limits, Tail};
 use super::probability::{log_probability, log_sum_exp};
 use super::texts::{Piece, cut};
-use crate::text::Vocabulary;
+use crate::text::{Continuation, Vocabulary};
 
 /// Beam search, in groups that keep away from each other.
 ///
@@ -109,7 +109,7 @@ impl BeamSearch {
         let begun = |prompt: &&[u32]| {
             let beam = Beam {
                 history: History::new(prompt, decoder.vocab_size()),
-                tail: Tail::after(prompt.last().copied().unwrap_or(Vocabulary::UNKNOWN)),
+                tail: Tail::after(prompt, vocabulary),
                 log_probability: 0.0,
                 log_probabilities: Vec::new(),
             };
@@ -144,7 +144,7 @@ impl BeamSearch {
                         beam.log_probabilities.push(log_probability(rows[candidate.beam], token));
                         let pushed = beam.tail.push(token, vocabulary, limits);
                         if let Some(end) = pushed.end {
-                            found.push(self.hypothesis(&beam, vocabulary, end, pushed.cut));
+                            found.push(self.hypothesis(&beam, vocabulary, limits, end, pushed.cut));
                             group.width -= 1;
                         } else {
                             group.live.push(beam);
@@ -198,16 +198,29 @@ impl BeamSearch {
         candidates
     }
 
-    fn hypothesis(&self, beam: &Beam, vocabulary: &Vocabulary, end: End, cut_bytes: usize) -> Hypothesis {
+    fn hypothesis(
+        &self,
+        beam: &Beam,
+        vocabulary: &Vocabulary,
+        limits: &Limits,
+        end: End,
+        cut_bytes: usize,
+    ) -> Hypothesis {
         let tokens = beam.history.written();
-        let before = beam.history.tokens()[beam.history.tokens().len() - tokens.len() - 1..].iter();
-        let mut pieces: Vec<Piece> = zip(zip(before, tokens), &beam.log_probabilities)
-            .map(|((&last, &token), &log_probability)| Piece {
+        let (prompt, _) = beam.history.tokens().split_at(beam.history.tokens().len() - tokens.len());
+        let mut continuation = Continuation::after(prompt, vocabulary);
+        let mut pieces: Vec<Piece> = zip(tokens, &beam.log_probabilities)
+            .map(|(&token, &log_probability)| Piece {
                 token,
-                text: text_after(last, token, vocabulary),
+                text: continuation.push(token, vocabulary),
                 log_probability: Some(log_probability),
             })
             .collect();
+        if tokens.len() >= limits.max_tokens
+            && let Some(last) = pieces.last_mut()
+        {
+            last.text += &continuation.finish(vocabulary);
+        }
         cut(&mut pieces, cut_bytes);
         let score = beam.log_probability / self.length_norm(tokens.len());
         Hypothesis { pieces, log_probability: beam.log_probability, score, end }
@@ -280,7 +293,7 @@ mod tests {
             let limits = limits(40, &["ca", "dd"]);
             let greedy = penalties().with(Temperature(0.0));
             let mut expected = String::new();
-            let mut tail = Tail::after(2);
+            let mut tail = Tail::after(&[2], &vocabulary);
             for token in Streams::new(&stepper, &[1, 2], &greedy, 1, [0]).flatten() {
                 let pushed = tail.push(token, &vocabulary, &limits);
                 expected += &pushed.text;

@@ -1,6 +1,6 @@
 //! Where a text ends.
 
-use crate::text::Vocabulary;
+use crate::text::{Continuation, Vocabulary};
 
 /// When a text ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum End {
 /// The end of a text while it is written: what is needed to see whether it is the last.
 #[derive(Clone, Debug)]
 pub(super) struct Tail {
-    last_token: u32,
+    continuation: Continuation,
     written: usize,
     /// The last bytes of what was written, as many as a stop sequence may begin in.
     text: String,
@@ -34,7 +34,7 @@ pub(super) struct Tail {
 /// What a token does to a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pushed {
-    /// What it adds.
+    /// What it adds: nothing while a character is not whole, all that was held back when the text ends.
     pub(super) text: String,
     /// Whether the text ends with it.
     pub(super) end: Option<End>,
@@ -43,18 +43,20 @@ pub(super) struct Pushed {
 }
 
 impl Tail {
-    /// The end of a text that begins after this token.
-    pub(super) fn after(last_token: u32) -> Self {
-        Self { last_token, written: 0, text: String::new() }
+    /// The end of a text that begins after these tokens.
+    pub(super) fn after(prompt: &[u32], vocabulary: &Vocabulary) -> Self {
+        Self { continuation: Continuation::after(prompt, vocabulary), written: 0, text: String::new() }
     }
 
     /// Adds a token.
     pub(super) fn push(&mut self, token: u32, vocabulary: &Vocabulary, limits: &Limits) -> Pushed {
-        let text = text_after(self.last_token, token, vocabulary);
-        self.last_token = token;
+        let mut text = self.continuation.push(token, vocabulary);
         self.written += 1;
         let mut cut = 0;
         let mut end = (self.written >= limits.max_tokens).then_some(End::Length);
+        if end.is_some() {
+            text += &self.continuation.finish(vocabulary);
+        }
         if let Some(longest) = limits.stops.iter().map(String::len).max() {
             let before = self.text.len();
             self.text += &text;
@@ -81,13 +83,6 @@ impl Tail {
     }
 }
 
-/// What a token adds to a text that ends with another.
-///
-/// Not the token's own text: tokens that are words have spaces between them, which the vocabulary knows.
-pub(super) fn text_after(last_token: u32, token: u32, vocabulary: &Vocabulary) -> String {
-    vocabulary.continuation(&vocabulary.decode(&[last_token]), &[token])
-}
-
 /// Where a stop sequence begins that ends after `before` bytes, the first of these.
 fn find_ending_after(text: &str, before: usize, stop: &str) -> Option<usize> {
     if stop.is_empty() {
@@ -106,7 +101,7 @@ mod tests {
         let vocabulary = Vocabulary::chars("abcdé\n", 1);
         let limits =
             Limits { max_tokens: 100, min_tokens, stops: stops.iter().map(|stop| (*stop).to_owned()).collect() };
-        let mut tail = Tail::after(vocabulary.id("\n"));
+        let mut tail = Tail::after(&[vocabulary.id("\n")], &vocabulary);
         let mut written = String::new();
         for token in vocabulary.encode(text) {
             let pushed = tail.push(token, &vocabulary, &limits);
@@ -134,7 +129,7 @@ mod tests {
         let vocabulary = Vocabulary::words("the cat sat\n", 1);
         for (stop, left) in [(" cat", "the"), ("cat", "the "), ("e c", "th"), ("\n", "the cat sat")] {
             let limits = Limits { max_tokens: 9, min_tokens: 0, stops: vec![stop.to_owned()] };
-            let mut tail = Tail::after(vocabulary.id("\n"));
+            let mut tail = Tail::after(&[vocabulary.id("\n")], &vocabulary);
             let mut text = String::new();
             for token in vocabulary.encode("the cat sat\n") {
                 let pushed = tail.push(token, &vocabulary, &limits);
@@ -149,6 +144,29 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_sequence_of_bytes_is_met_with_its_last_byte_and_a_character_cut_off_is_replaced() {
+        let vocabulary = Vocabulary::bytes();
+        let written = |max_tokens: usize, stop: &str| {
+            let limits = Limits { max_tokens, min_tokens: 0, stops: vec![stop.to_owned()] };
+            let mut tail = Tail::after(&[vocabulary.id("\n")], &vocabulary);
+            let (mut text, mut tokens) = (String::new(), 0);
+            for token in vocabulary.encode("天地玄黄") {
+                let pushed = tail.push(token, &vocabulary, &limits);
+                tokens += 1;
+                text += &pushed.text;
+                text.truncate(text.len() - pushed.cut);
+                if pushed.end.is_some() {
+                    break;
+                }
+            }
+            (text, tokens)
+        };
+        assert_eq!(written(12, "玄"), ("天地".to_owned(), 9));
+        assert_eq!(written(8, "玄"), ("天地\u{fffd}".to_owned(), 8));
+        assert_eq!(written(12, ""), ("天地玄黄".to_owned(), 12));
+    }
+
+    #[test]
     fn a_stop_sequence_counts_from_the_fewest_tokens_on() {
         assert_eq!(written("ababab", &["ab"], 3), ("ab".to_owned(), Some(End::Stop)));
         assert_eq!(written("ababab", &["ab"], 4), ("ab".to_owned(), Some(End::Stop)));
@@ -160,7 +178,7 @@ mod tests {
     fn what_may_become_a_stop_sequence_is_uncertain() {
         let vocabulary = Vocabulary::chars("abc", 1);
         let limits = Limits { max_tokens: 9, min_tokens: 0, stops: vec!["abac".to_owned(), "bb".to_owned()] };
-        let mut tail = Tail::after(1);
+        let mut tail = Tail::after(&[1], &vocabulary);
         let uncertain: Vec<usize> = vocabulary
             .encode("cabaab")
             .into_iter()
@@ -176,7 +194,7 @@ mod tests {
     fn a_text_has_no_more_tokens_than_it_may() {
         let vocabulary = Vocabulary::chars("ab", 1);
         let limits = Limits { max_tokens: 2, min_tokens: 0, stops: vec!["bb".to_owned()] };
-        let mut tail = Tail::after(1);
+        let mut tail = Tail::after(&[1], &vocabulary);
         assert_eq!(tail.push(2, &vocabulary, &limits).end, None);
         // Both at once: it ended because it stopped.
         assert_eq!(

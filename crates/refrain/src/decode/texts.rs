@@ -65,11 +65,7 @@ impl<'a, D: Decoder> Texts<'a, D> {
         seed: u64,
         samples: Range<u64>,
     ) -> Self {
-        let open = |text| Open {
-            text,
-            tail: Tail::after(prompt.last().copied().unwrap_or(Vocabulary::UNKNOWN)),
-            held: VecDeque::new(),
-        };
+        let open = |text| Open { text, tail: Tail::after(prompt, vocabulary), held: VecDeque::new() };
         let open = (0..samples.clone().count()).map(open).collect();
         let streams = Streams::new(decoder, prompt, filters, seed, samples);
         Self { streams, vocabulary, limits, open, log_probabilities: false }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{CONTENDERS, Contender};
+use crate::data::TextSummary;
 use crate::files::{FileError, because, write_atomic};
 use crate::metrics::UnitScore;
 use crate::models::CellKind;
-use crate::tasks::NGramScore;
-use crate::text::Unit;
+use crate::tasks::{NGramScore, text_score};
 use crate::train::{Recipe, RecipeError};
 
 /// What is wrong with a comparison.
@@ -194,8 +194,8 @@ pub struct Comparison {
     pub corpus: String,
     /// The parameters that every model comes near.
     pub parameters: usize,
-    /// What a token is.
-    pub unit: Unit,
+    /// The validation text.
+    pub valid: TextSummary,
     /// What the runs were computed with.
     pub engine: String,
     /// Loss of n-grams on the same tokens, in nats per token.
@@ -213,9 +213,9 @@ impl Comparison {
     pub const TABLE: &'static str = "table.md";
 
     /// A comparison without runs, of models of about `parameters` parameters.
-    pub fn new(corpus: String, parameters: usize, unit: Unit, engine: String, floor: NGramScore) -> Self {
+    pub fn new(corpus: String, parameters: usize, valid: TextSummary, engine: String, floor: NGramScore) -> Self {
         let NGramScore { order, loss_nats, .. } = floor;
-        Self { corpus, parameters, unit, engine, floor_loss_nats: loss_nats, floor_order: order, runs: Vec::new() }
+        Self { corpus, parameters, valid, engine, floor_loss_nats: loss_nats, floor_order: order, runs: Vec::new() }
     }
 
     /// The results in a folder, if there are any.
@@ -282,6 +282,6 @@ impl Comparison {
 
     /// A loss in the measure of the tokens.
     pub(super) fn score(&self, loss_nats: f64) -> UnitScore {
-        UnitScore::of(self.unit, loss_nats)
+        text_score(&self.valid, loss_nats)
     }
 }

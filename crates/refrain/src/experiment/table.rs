@@ -105,7 +105,7 @@ impl Comparison {
     pub fn to_markdown(&self) -> String {
         let floor = self.score(self.floor_loss_nats);
         let measure = floor.name().replace('_', " ");
-        let digits = if floor.name() == "bits_per_char" { 4 } else { 2 };
+        let digits = if floor.name() == "perplexity_per_word" { 2 } else { 4 };
         let mut text = format!(
             "| model | layers | hidden size | parameters | seeds | valid nats | {measure} | training, s | tokens/s |\n\
              |---|--:|--:|--:|--:|--:|--:|--:|--:|\n\
@@ -136,8 +136,8 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::UnitScore;
-    use crate::tasks::NGramScore;
+    use crate::data::TextSummary;
+    use crate::tasks::{NGramScore, text_score};
     use crate::text::Unit;
 
     fn run(cell: &str, num_layers: usize, seed: u64, best_loss_nats: f64) -> Run {
@@ -161,9 +161,9 @@ mod tests {
 
     #[test]
     fn seeds_stand_together_under_the_floor() {
-        let score = UnitScore::of(Unit::Word, 5.0);
-        let floor = NGramScore { order: 5, loss_nats: 5.0, score, tokens: 9 };
-        let mut comparison = Comparison::new(String::new(), 1200, Unit::Word, String::new(), floor);
+        let valid = TextSummary { unit: Unit::Word, tokens: 9, bytes: 40, lines: 1, distinct: 5, unknown: 0 };
+        let floor = NGramScore { order: 5, loss_nats: 5.0, score: text_score(&valid, 5.0), tokens: 9 };
+        let mut comparison = Comparison::new(String::new(), 1200, valid, String::new(), floor);
         comparison.runs = vec![
             run("rnn", 1, 1, 4.0),
             run("rnn", 2, 1, 4.5),

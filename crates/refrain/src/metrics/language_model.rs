@@ -15,16 +15,20 @@ use crate::text::Unit;
 pub enum UnitScore {
     /// The loss in bits, for each character of the text.
     BitsPerChar(#[serde(deserialize_with = "nan_if_null")] f64),
+    /// The loss in bits, for each byte of the text in UTF-8.
+    BitsPerByte(#[serde(deserialize_with = "nan_if_null")] f64),
     /// `exp` of the loss in nats, for each word and each end of a line.
     PerplexityPerWord(#[serde(deserialize_with = "nan_if_null")] f64),
 }
 
 impl UnitScore {
-    /// From the loss in nats per token.
-    pub fn of(unit: Unit, loss_nats: f64) -> Self {
+    /// From the loss in nats per token, and how many bytes of the text a token stands for, on average.
+    pub fn of(unit: Unit, loss_nats: f64, bytes_per_token: f64) -> Self {
         match unit {
             Unit::Char => Self::BitsPerChar(loss_nats / LN_2),
             Unit::Word => Self::PerplexityPerWord(loss_nats.exp()),
+            Unit::Byte => Self::BitsPerByte(loss_nats / LN_2),
+            Unit::Bpe | Unit::Unigram | Unit::Tokenizer => Self::BitsPerByte(loss_nats / LN_2 / bytes_per_token),
         }
     }
 
@@ -32,13 +36,14 @@ impl UnitScore {
     pub fn name(self) -> &'static str {
         match self {
             Self::BitsPerChar(_) => "bits_per_char",
+            Self::BitsPerByte(_) => "bits_per_byte",
             Self::PerplexityPerWord(_) => "perplexity_per_word",
         }
     }
 
     /// The number itself.
     pub fn value(self) -> f64 {
-        let (Self::BitsPerChar(value) | Self::PerplexityPerWord(value)) = self;
+        let (Self::BitsPerChar(value) | Self::BitsPerByte(value) | Self::PerplexityPerWord(value)) = self;
         value
     }
 }
@@ -47,6 +52,7 @@ impl fmt::Display for UnitScore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BitsPerChar(bits) => write!(f, "{bits:.4} bits/char"),
+            Self::BitsPerByte(bits) => write!(f, "{bits:.4} bits/byte"),
             Self::PerplexityPerWord(perplexity) => write!(f, "{perplexity:.2} perplexity/word"),
         }
     }
@@ -64,7 +70,8 @@ pub struct LanguageModelScore {
     pub total_nats: f64,
     /// Tokens that were predicted: all but the first of each stream.
     pub tokens: u64,
-    /// Characters of the text after the first token; where tokens are words, white space between them included.
+    /// Characters of the text after the first token; where tokens are words, white space between them included;
+    /// where one is a part of a character, those that end after it.
     pub chars: u64,
     /// Bytes of these characters in UTF-8.
     pub bytes: u64,
@@ -98,8 +105,10 @@ mod tests {
 
     #[test]
     fn a_loss_is_told_in_the_measure_of_its_tokens() {
-        let [bits, perplexity] = [Unit::Char, Unit::Word].map(|unit| UnitScore::of(unit, 3.0 * LN_2));
+        let units = [Unit::Char, Unit::Word, Unit::Byte, Unit::Bpe];
+        let [bits, perplexity, of_bytes, of_subwords] = units.map(|unit| UnitScore::of(unit, 3.0 * LN_2, 4.0));
         assert_eq!(bits.to_string(), "3.0000 bits/char");
+        assert_eq!((of_bytes, of_subwords), (UnitScore::BitsPerByte(3.0), UnitScore::BitsPerByte(0.75)));
         assert_eq!(perplexity.to_string(), "8.00 perplexity/word");
         let json = serde_json::to_string(&UnitScore::BitsPerChar(1.5)).expect("JSON");
         assert_eq!(json, "{\"bits_per_char\":1.5}");

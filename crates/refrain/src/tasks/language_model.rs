@@ -1,11 +1,11 @@
-//! Language modelling: predict the next character or word of a text.
+//! Language modelling: predict the next token of a text.
 
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::data::{Corpus, DataConfig, DataError, DataSummary, TokenStream, Window, Windows};
-use crate::metrics::LanguageModelScore;
+use crate::data::{Corpus, DataConfig, DataError, DataSummary, TextSummary, TokenStream, Window, Windows};
+use crate::metrics::{LanguageModelScore, UnitScore};
 use crate::models::{LanguageModel, LanguageModelState};
 use crate::text::Vocabulary;
 
@@ -42,15 +42,21 @@ impl LanguageModelData {
     ) -> Result<Self, DataError> {
         let corpus = Corpus::load(config, base_dir)?;
         let vocabulary = corpus.vocabulary(config)?;
-        let summary = DataSummary::new(&corpus, &vocabulary);
-        let train = TokenStream::new(vocabulary.encode(&corpus.train_text)).windows(batch_size, seq_len)?;
+        let train_tokens = vocabulary.encode(&corpus.train_text);
         let valid_tokens = vocabulary.encode(&corpus.valid_text);
+        let summary = DataSummary::new(&corpus, &vocabulary, [&train_tokens, &valid_tokens]);
+        let train = TokenStream::new(train_tokens).windows(batch_size, seq_len)?;
         let targets = valid_tokens.len().saturating_sub(1).max(1);
         let seq_len = seq_len.min(targets);
         let streams = (targets / seq_len).clamp(1, eval_batch_size);
         let valid = TokenStream::new(valid_tokens).windows(streams, seq_len).map_err(DataError::of_validation)?;
         Ok(Self { vocabulary, train, valid, summary, fingerprint: corpus.fingerprint })
     }
+}
+
+/// The mean loss in nats of a text's tokens, in the measure in which models of such tokens are compared.
+pub fn text_score(text: &TextSummary, loss_nats: f64) -> UnitScore {
+    UnitScore::of(text.unit, loss_nats, text.bytes_per_token())
 }
 
 /// A window's inputs and targets as tensors of `[batch_size, seq_len]`.
@@ -166,9 +172,6 @@ pub fn score_stream(
         state = Some(next);
         progress(tokens);
     }
-    let mut pieces = vocabulary.tokenization().pieces(text);
-    pieces.next();
-    let scored = pieces.rest();
-    let (chars, bytes) = (scored.chars().count() as u64, scored.len() as u64);
+    let (chars, bytes) = vocabulary.after_first(text);
     Ok(LanguageModelScore { total_nats, tokens, chars, bytes })
 }

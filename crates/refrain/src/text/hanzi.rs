@@ -18,3 +18,13 @@ pub(super) fn is_frequent(ch: char) -> bool {
 pub(super) fn is_hanzi(ch: char) -> bool {
     matches!(ch, '\u{4e00}'..='\u{9fff}')
 }
+
+/// Whether `ch` is Chinese and a unit of its own: a hanzi of any block, or a mark of full width.
+pub(super) fn stands_alone(ch: char) -> bool {
+    is_hanzi(ch)
+        // Extension A, compatibility, extensions B to H.
+        || matches!(ch, '\u{3400}'..='\u{4dbf}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{323af}')
+        // Marks, 〇 among them, and what ASCII has, in full width without letters and digits.
+        || matches!(ch, '\u{3001}'..='\u{303f}' | '\u{ff01}'..='\u{ff0f}' | '\u{ff1a}'..='\u{ff20}')
+        || matches!(ch, '\u{ff3b}'..='\u{ff40}' | '\u{ff5b}'..='\u{ff65}')
+}

@@ -1,4 +1,4 @@
-//! Text → tokens: the encoding of a file is detected, its characters or words become the ids of a vocabulary.
+//! Text → tokens: the encoding of a file is detected, its characters, bytes, words or sub-words become the ids of a vocabulary.
 
 pub mod encoding;
 mod gb18030;
@@ -10,7 +10,8 @@ use thiserror::Error;
 
 pub use self::encoding::{Decoded, Encoding, decode};
 pub use self::vocabulary::{
-    Pieces, Scope, Tokenization, Unit, UnknownToken, Vocabulary, VocabularyLimits, name_unknown,
+    Continuation, CountedToken, Pieces, Scope, Segment, Tokenization, Unit, UnknownToken, Vocabulary, VocabularyLimits,
+    name_unknown,
 };
 
 /// Why bytes could not become text, or text could not become tokens.
@@ -53,6 +54,12 @@ pub enum TextError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A tokenizer that cannot be read, or not be trained.
+    #[error("no tokenizer that can be used: {problem}")]
+    Tokenizer {
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl TextError {
@@ -62,6 +69,9 @@ impl TextError {
             Self::Invalid { hint, .. } | Self::ByteOrderMark { hint, .. } => Some(hint),
             Self::Utf32 => Some("convert it first: iconv -f utf-32 -t utf-8"),
             Self::UnknownEncoding { .. } => Some("known encodings: utf-8, gb18030, utf-16le, utf-16be"),
+            Self::Tokenizer { .. } => {
+                Some("name a tokenizer.json as Hugging Face's tokenizers or transformers save it")
+            }
             Self::Vocabulary { .. } => None,
         }
     }

@@ -19,10 +19,9 @@ use super::step::{Learner, StepReport};
 use super::tensorboard::EventWriter;
 use crate::decode::{Constraints, Streams, prompt_tokens};
 use crate::files::write_atomic;
-use crate::metrics::UnitScore;
 use crate::models::{ArtefactError, LanguageModel, LanguageModelStepper, PrecisionKind, Provenance, TrainedModel};
 use crate::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule, ScheduleState};
-use crate::tasks::{LanguageModelData, NGramScore, score_windows};
+use crate::tasks::{LanguageModelData, NGramScore, score_windows, text_score};
 use crate::text::name_unknown;
 
 /// A run under way.
@@ -273,7 +272,7 @@ impl Trainer {
             step,
             epoch: self.plan.epoch_after(step),
             loss_nats,
-            score: UnitScore::of(self.data.vocabulary.unit(), loss_nats),
+            score: text_score(&self.data.summary.train, loss_nats),
             learning_rate,
             gradient_norm: report.gradient_norm,
             tokens_per_second,
@@ -306,7 +305,7 @@ impl Trainer {
             step,
             epoch: self.plan.epoch_after(step),
             loss_nats,
-            score: UnitScore::of(self.data.vocabulary.unit(), loss_nats),
+            score: text_score(&self.data.summary.valid, loss_nats),
             seconds,
         };
         self.metrics.write(&LogRecord::Eval(record.clone()))?;

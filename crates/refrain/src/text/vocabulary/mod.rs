@@ -1,13 +1,24 @@
-//! Characters or words ↔ ids.
+//! Text ↔ ids, by vocabularies of several kinds.
 
+mod bpe;
+mod bytes;
+mod continuation;
 mod stored;
+mod subwords;
+mod table;
 mod tokenization;
+mod unigram;
+mod unit;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
+pub use self::continuation::Continuation;
+use self::subwords::Subwords;
+use self::table::Table;
 use self::tokenization::NEW_LINE;
-pub use self::tokenization::{Pieces, Tokenization, Unit};
+pub use self::tokenization::{Pieces, Segment, Tokenization};
+pub use self::unit::Unit;
+use super::TextError;
 use crate::setting::names;
 
 /// What an unknown character looks like in decoded text.
@@ -23,6 +34,8 @@ names! {
         Train = "train",
         /// The training and the validation text, a closed vocabulary: for figures to be compared with published ones.
         TrainAndValid = "train-and-valid",
+        /// None of them: bytes, or a tokenizer that was there before.
+        Given = "given",
     }
 }
 
@@ -32,6 +45,7 @@ impl Scope {
         match self {
             Self::Train => "from the training text alone",
             Self::TrainAndValid => "closed, from the training and the validation text",
+            Self::Given => "the same for any text",
         }
     }
 }
@@ -49,14 +63,33 @@ pub struct VocabularyLimits {
 ///
 /// Characters follow in the order of their code points; the same set of characters always gives the same ids. Words follow
 /// from the most frequent to the rarest, those that occur equally often in the order of their code points, and before them,
-/// where it is a token, the end of a line. A word `<unk>` in a text is the unknown token itself.
+/// where it is a token, the end of a line. A word `<unk>` in a text is the unknown token itself. Bytes follow in their order, and
+/// the tokens of a tokenizer in that of its own ids; nothing is unknown to bytes, or to a tokenizer of bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
-    tokenization: Tokenization,
     scope: Scope,
-    /// The token of id `i` stands at `i - 1`.
+    /// What people read for the token of id `i` stands at `i - 1`.
     tokens: Vec<String>,
-    index: HashMap<String, u32>,
+    kind: Kind,
+}
+
+/// How a text becomes ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Table(Table),
+    Bytes,
+    Subwords(Subwords),
+}
+
+/// A token of a text, and how often it occurs there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountedToken {
+    /// What people read for it.
+    pub token: String,
+    /// How often it occurs.
+    pub count: usize,
+    /// Whether the vocabulary knows it.
+    pub is_known: bool,
 }
 
 /// A token that the vocabulary does not know, and where it stands.
@@ -101,41 +134,69 @@ impl Vocabulary {
         Self::of(&[text], Tokenization::WORDS, VocabularyLimits { min_count, max_size: None }, Scope::Train)
     }
 
-    /// The tokens of some texts together, within limits. The end of a line is a token of words however often it occurs.
+    /// The characters or words of some texts together, within limits. The end of a line is a token of words however often it
+    /// occurs.
     pub fn of(texts: &[&str], tokenization: Tokenization, limits: VocabularyLimits, scope: Scope) -> Self {
-        let is_word = tokenization.unit == Unit::Word;
-        let fixed = |token: &str| is_word && (token == NEW_LINE || token == UNKNOWN_WORD);
-        let mut counts: HashMap<Cow<'_, str>, usize> = HashMap::new();
-        for piece in texts.iter().flat_map(|text| tokenization.pieces(text)) {
-            *counts.entry(tokenization.token(piece)).or_default() += 1;
-        }
-        let ends = tokenization.end_of_sentence.then(|| NEW_LINE.to_owned());
-        let mut counts: Vec<(Cow<'_, str>, usize)> =
-            counts.into_iter().filter(|(token, count)| *count >= limits.min_count && !fixed(token)).collect();
-        counts.sort_unstable_by(|(a, a_count), (b, b_count)| b_count.cmp(a_count).then_with(|| a.cmp(b)));
-        let others = 1 + usize::from(ends.is_some());
-        counts.truncate(limits.max_size.unwrap_or(usize::MAX).saturating_sub(others));
-        if !is_word {
-            counts.sort_unstable();
-        }
-        let tokens = ends.into_iter().chain(counts.into_iter().map(|(token, _)| token.into_owned())).collect();
-        Self::indexed(tokenization, tokens, scope)
+        Self::indexed(tokenization, table::tokens(texts, tokenization, limits), scope)
+    }
+
+    /// Every byte.
+    pub fn bytes() -> Self {
+        Self { scope: Scope::Given, tokens: bytes::names(), kind: Kind::Bytes }
+    }
+
+    /// At most `size` ids, `<unk>` included, that byte-pair encoding finds in a text. The same text gives the same ids.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::Tokenizer`] if no tokenizer can be trained.
+    pub fn bpe(text: &str, size: usize) -> Result<Self, TextError> {
+        Self::trained(Unit::Bpe, &bpe::train(text, size.saturating_sub(1))?)
+    }
+
+    /// About `size` ids, `<unk>` included, of the unigram model of sub-words that a text is likeliest with. The same text gives the
+    /// same ids.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::Tokenizer`] if no tokenizer can be trained.
+    pub fn unigram(text: &str, size: usize) -> Result<Self, TextError> {
+        Self::trained(Unit::Unigram, &unigram::train(text, size.saturating_sub(1))?)
+    }
+
+    /// The tokens of a `tokenizer.json`, whose text this is.
+    ///
+    /// # Errors
+    ///
+    /// [`TextError::Tokenizer`] if it is none, or one that cannot read every text.
+    pub fn from_tokenizer(json: &str) -> Result<Self, TextError> {
+        Self::tokenizer(Unit::Tokenizer, json)
+    }
+
+    fn trained(unit: Unit, tokenizer: &tokenizers::Tokenizer) -> Result<Self, TextError> {
+        let json = tokenizer.to_string(false).map_err(|error| TextError::Tokenizer { problem: error.to_string() })?;
+        Self::tokenizer(unit, &json)
+    }
+
+    fn tokenizer(unit: Unit, json: &str) -> Result<Self, TextError> {
+        let (subwords, tokens) = Subwords::parse(unit, json)?;
+        let scope = if unit == Unit::Tokenizer { Scope::Given } else { Scope::Train };
+        Ok(Self { scope, tokens, kind: Kind::Subwords(subwords) })
     }
 
     /// From the tokens in the order of their ids; of one that is there twice, the last counts.
     fn indexed(tokenization: Tokenization, tokens: Vec<String>, scope: Scope) -> Self {
-        let index = tokens.iter().enumerate().map(|(at, token)| (token.clone(), at as u32 + 1)).collect();
-        Self { tokenization, scope, tokens, index }
+        let kind = Kind::Table(Table::new(tokenization, &tokens));
+        Self { scope, tokens, kind }
     }
 
     /// What its tokens are.
     pub fn unit(&self) -> Unit {
-        self.tokenization.unit
-    }
-
-    /// How it divides a text.
-    pub fn tokenization(&self) -> Tokenization {
-        self.tokenization
+        match &self.kind {
+            Kind::Table(table) => table.tokenization.unit,
+            Kind::Bytes => Unit::Byte,
+            Kind::Subwords(subwords) => subwords.unit,
+        }
     }
 
     /// Which texts it was made from.
@@ -151,27 +212,89 @@ impl Vocabulary {
 
     /// The id of a token; [`Self::UNKNOWN`] if it has none.
     pub fn id(&self, token: &str) -> u32 {
-        self.index.get(token).copied().unwrap_or(Self::UNKNOWN)
+        match &self.kind {
+            Kind::Table(table) => table.id(token),
+            _ => self.only(token).unwrap_or(Self::UNKNOWN),
+        }
     }
 
     /// The id of the end of a line, if that is a token.
     pub fn new_line(&self) -> Option<u32> {
-        self.index.get(NEW_LINE).copied()
+        match &self.kind {
+            Kind::Table(table) => Some(table.id(NEW_LINE)).filter(|&id| id != Self::UNKNOWN),
+            _ => self.only(NEW_LINE),
+        }
     }
 
-    /// The token of an id; none for `<unk>` and for an id beyond the last.
+    /// The id that is all of a text.
+    fn only(&self, text: &str) -> Option<u32> {
+        let ids = self.encode(text);
+        (ids.len() == 1 && self.decode(&ids) == text).then(|| ids[0])
+    }
+
+    /// The token of an id, part of a character as `<0xE4>`; none for `<unk>` and for an id beyond the last.
     pub fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get((id as usize).checked_sub(1)?).map(String::as_str)
     }
 
-    /// All tokens but `<unk>`, in the order of their ids.
+    /// What people read for an id: its token, or what stands for one that is unknown.
+    pub fn name(&self, id: u32) -> &str {
+        self.token(id).unwrap_or(if self.unit() == Unit::Word { UNKNOWN_WORD } else { UNKNOWN_CHAR })
+    }
+
+    /// All tokens but `<unk>`, in the order of their ids, as [`Self::token`] gives them.
     pub fn tokens(&self) -> &[String] {
         &self.tokens
     }
 
+    /// The `tokenizer.json` that its tokens are those of, where they are.
+    pub fn tokenizer_json(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Subwords(subwords) => Some(subwords.json()),
+            Kind::Table(_) | Kind::Bytes => None,
+        }
+    }
+
     /// The text as ids; unknown tokens are [`Self::UNKNOWN`].
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        self.tokenization.pieces(text).map(|piece| self.id(&self.tokenization.token(piece))).collect()
+        match &self.kind {
+            Kind::Table(table) => table.encode(text),
+            Kind::Bytes => text.bytes().map(bytes::id).collect(),
+            Kind::Subwords(subwords) => subwords.encode(text),
+        }
+    }
+
+    /// The tokens of a text, of which `ids` are those that [`Self::encode`] gives, in no order.
+    pub fn count(&self, text: &str, ids: &[u32]) -> Vec<CountedToken> {
+        if let Kind::Table(table) = &self.kind {
+            return table.count(text);
+        }
+        let mut counts = vec![0; self.len()];
+        for &id in ids {
+            counts[id as usize] += 1;
+        }
+        let known = self.tokens.iter().zip(&counts[1..]).filter(|(_, count)| **count > 0);
+        let known = known.map(|(token, &count)| CountedToken { token: token.clone(), count, is_known: true });
+        let mut unknown: HashMap<&str, usize> = HashMap::new();
+        let pieces = if counts[0] > 0 { self.unknown_pieces(text) } else { Vec::new() };
+        for piece in pieces {
+            *unknown.entry(piece).or_default() += 1;
+        }
+        let unknown = unknown.into_iter();
+        known
+            .chain(unknown.map(|(token, count)| CountedToken { token: token.to_owned(), count, is_known: false }))
+            .collect()
+    }
+
+    /// How many characters of a text end after its first token, and how many bytes stand there: what is scored of it.
+    pub fn after_first(&self, text: &str) -> (u64, u64) {
+        let first = match &self.kind {
+            Kind::Table(table) => text.len() - table.after_first(text).len(),
+            Kind::Bytes => text.len().min(1),
+            Kind::Subwords(subwords) => subwords.first_len(text),
+        };
+        let chars = text.char_indices().filter(|(at, ch)| at + ch.len_utf8() > first).count();
+        (chars as u64, (text.len() - first) as u64)
     }
 
     /// Every occurrence of a token that the vocabulary does not know, in order. A word `<unk>` is known for what it is.
@@ -208,37 +331,29 @@ impl Vocabulary {
         left
     }
 
-    fn unknown_pieces<'a>(&self, text: &'a str) -> impl Iterator<Item = &'a str> {
-        let pieces = self.tokenization.pieces(text);
-        pieces.filter(|piece| {
-            let token = self.tokenization.token(piece);
-            self.id(&token) == Self::UNKNOWN && !(self.unit() == Unit::Word && token == UNKNOWN_WORD)
-        })
+    fn unknown_pieces<'a>(&self, text: &'a str) -> Vec<&'a str> {
+        match &self.kind {
+            Kind::Table(table) => table.unknown(text),
+            Kind::Bytes => Vec::new(),
+            Kind::Subwords(subwords) => subwords.unknown(text),
+        }
     }
 
-    /// The text of `ids`. U+FFFD stands for an unknown character, `<unk>` for an unknown word; words have a space between them.
+    /// The text of `ids`. U+FFFD stands for an unknown character and for bytes that are none, `<unk>` for an unknown word; words
+    /// have a space between them.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.continuation("", ids)
+        match &self.kind {
+            Kind::Subwords(subwords) if !subwords.has_bytes() => subwords.decode(ids),
+            _ => self.continuation("", ids),
+        }
     }
 
     /// What `ids` add to a text that they follow on from: the first word begins with a space, unless `text` ends in white space
     /// or is empty.
     pub fn continuation(&self, text: &str, ids: &[u32]) -> String {
-        let mut added = String::new();
-        let mut in_word = text.chars().next_back().is_some_and(|ch| !ch.is_whitespace());
-        for &id in ids {
-            match self.unit() {
-                Unit::Char => added.push_str(self.token(id).unwrap_or(UNKNOWN_CHAR)),
-                Unit::Word => {
-                    let token = self.token(id).unwrap_or(UNKNOWN_WORD);
-                    if in_word && token != NEW_LINE {
-                        added.push(' ');
-                    }
-                    added.push_str(token);
-                    in_word = token != NEW_LINE;
-                }
-            }
-        }
+        let mut continuation = Continuation::after_text(text, self);
+        let mut added: String = ids.iter().map(|&id| continuation.push(id, self)).collect();
+        added += &continuation.finish(self);
         added
     }
 }
@@ -297,7 +412,11 @@ mod tests {
             (r#"{"unit":"char","chars":"aab"}"#, "'a' is there twice"),
             (r#"{"unit":"char","chars":"aba"}"#, "'a' is there twice"),
             (r#"{"unit":"char","chars":"acb"}"#, "'b' is out of order"),
-            (r#"{"unit":"byte","chars":"ab"}"#, "unknown variant"),
+            (r#"{"unit":"byte","chars":"ab"}"#, "unknown field"),
+            (r#"{"unit":"syllable","chars":"ab"}"#, "unknown variant"),
+            (r#"{"unit":"bpe","tokenizer":"{"}"#, "EOF while parsing an object at line 1 column 1"),
+            (r#"{"unit":"bpe","tokenizer":"{}"}"#, "it has no `model`"),
+            (r#"{"unit":"unigram","tokenizer":"{\"model\":{}}"}"#, "no tokenizer that can be used: "),
             (r#"{"unit":"word","words":"a b a","lower-case":false,"end-of-sentence":true}"#, "\"a\" is there twice"),
             (r#"{"unit":"word","words":"a  b","lower-case":false,"end-of-sentence":true}"#, "\"\" is no word"),
             (r#"{"unit":"word","words":"a <unk>","lower-case":false,"end-of-sentence":true}"#, "\"<unk>\" is no word"),

@@ -254,6 +254,9 @@ impl Recipe {
                 hint: "set optimizer.momentum = 0.9, or leave nesterov out".to_owned(),
             });
         }
+        if let Some((key, problem, hint)) = self.data.conflict() {
+            return Err(RecipeError::Conflict { problem, place: entries::place_of(entries, "data", key), hint });
+        }
         if let Some((key, problem, hint)) = self.model.conflict() {
             return Err(RecipeError::Conflict { problem, place: entries::place_of(entries, "model", key), hint });
         }

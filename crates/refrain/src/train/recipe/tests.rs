@@ -11,8 +11,9 @@ use crate::text::Unit;
 fn all_kinds() -> impl Iterator<Item = Kinds> {
     let with_cell = |optimizer, schedule| {
         // That of tokens has nothing to do with the others.
-        let tokens = Unit::ALL.iter().cycle();
-        CellKind::ALL.iter().zip(tokens).map(move |(&cell, &tokens)| Kinds { tokens, cell, optimizer, schedule })
+        let pairs = CellKind::ALL.iter().cycle().zip(Unit::ALL.iter().cycle());
+        let all = CellKind::ALL.len().max(Unit::ALL.len());
+        pairs.take(all).map(move |(&cell, &tokens)| Kinds { tokens, cell, optimizer, schedule })
     };
     let optimizers = OptimizerKind::ALL.iter();
     optimizers
@@ -20,8 +21,9 @@ fn all_kinds() -> impl Iterator<Item = Kinds> {
 }
 
 fn recipe_of(kinds: Kinds) -> Recipe {
+    let tokenizer = if kinds.tokens == Unit::Tokenizer { "tokenizer.json" } else { "" }.to_owned();
     Recipe {
-        data: DataConfig { tokens: kinds.tokens, ..DataConfig::default() },
+        data: DataConfig { tokens: kinds.tokens, tokenizer, ..DataConfig::default() },
         model: LanguageModelConfig { cell: kinds.cell, ..LanguageModelConfig::default() },
         optimizer: OptimizerConfig::of(kinds.optimizer),
         schedule: ScheduleConfig { name: kinds.schedule, ..ScheduleConfig::default() },
