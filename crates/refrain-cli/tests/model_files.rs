@@ -349,6 +349,13 @@ fn metadata_that_does_not_describe_the_model_is_refused() {
     error: model.safetensors: `vocabulary` in the metadata cannot be read: damaged vocabulary: missing field `unit` at line 1 column 2
     hint: was the file written by Refrain?
     ");
+    let short = json!("{\"unit\":\"char\",\"chars\":\"abc\"}");
+    assert_snapshot!(refused(&|model| *model.metadata("vocabulary") = short.clone()), @"
+    exit status: 1
+    [stderr]
+    error: model.safetensors: `vocabulary` in the metadata has 4 ids, the model's embedding has 53: it is of another model
+    hint: was the file written by Refrain?
+    ");
     let sized = |key: &str, value: Value| {
         refused(&|model| {
             let config: &str = model.metadata("model").as_str().expect("a string");

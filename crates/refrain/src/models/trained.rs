@@ -20,6 +20,8 @@ const MODEL_KEY: &str = "model";
 const VOCABULARY_KEY: &str = "vocabulary";
 const RECIPE_KEY: &str = "recipe";
 const PROVENANCE_KEY: &str = "provenance";
+/// The parameter with a row for each id of the vocabulary.
+const EMBEDDING: &str = "embedding.weight";
 
 /// Where a model came from: nothing here depends on the clock or the machine, so the same run gives the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,7 +45,7 @@ pub struct TrainedModel {
     pub model: LanguageModel,
     /// Its shape.
     pub config: LanguageModelConfig,
-    /// Characters or words and their token numbers.
+    /// How a text becomes token numbers, and they a text.
     pub vocabulary: Vocabulary,
     /// The complete recipe that trained it, as TOML.
     pub recipe: String,
@@ -95,10 +97,23 @@ impl TrainedModel {
             serde_json::from_str(field(PROVENANCE_KEY)?).map_err(|error| malformed(PROVENANCE_KEY, &error))?;
         let recipe = field(RECIPE_KEY)?.to_owned();
         artefact.require_finite()?;
+        check_vocabulary(artefact, vocabulary.len())?;
         check_fit(artefact, &config, vocabulary.len())?;
         // The seed is of no account: every parameter is replaced.
         let model = config.init(vocabulary.len(), 0, device).with_tensors(artefact)?;
         Ok(Self { model, config, vocabulary, recipe, provenance })
+    }
+}
+
+/// Checks that the embedding has a row for each id of the vocabulary: another model's vocabulary is told as such.
+fn check_vocabulary(artefact: &Artefact, vocab_size: usize) -> Result<(), ArtefactError> {
+    let embedding = artefact.tensors.iter().find(|tensor| tensor.name == EMBEDDING);
+    match embedding.map(|tensor| tensor.shape.as_slice()) {
+        Some(&[rows, _]) if rows != vocab_size => {
+            let reason = format!("has {vocab_size} ids, the model's embedding has {rows}: it is of another model");
+            Err(artefact.bad_metadata(VOCABULARY_KEY, reason))
+        }
+        _ => Ok(()),
     }
 }
 
