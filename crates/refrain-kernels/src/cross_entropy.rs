@@ -43,6 +43,16 @@ pub struct LinearCrossEntropy<'a> {
     pub vocab_size: usize,
 }
 
+/// Targets of which a share of the probability is spread over all words alike (Szegedy et al. 2016, section 7): the loss of a row
+/// is `(1 - share) · losses[r] + share · uniform_losses[r]`.
+#[derive(Debug)]
+pub struct LabelSmoothing<'a> {
+    /// At least 0 and below 1.
+    pub share: f32,
+    /// `[num_rows]`, overwritten: `log Σ_v exp(z[r, v]) - mean_v z[r, v]`, in nats
+    pub uniform_losses: &'a mut [f32],
+}
+
 /// The gradients of the mean loss over the rows, overwritten.
 #[derive(Debug)]
 pub struct LinearCrossEntropyGradients<'a> {
@@ -71,6 +81,22 @@ pub fn linear_cross_entropy(
     losses: &mut [f32],
     gradients: Option<LinearCrossEntropyGradients>,
 ) {
+    smoothed_linear_cross_entropy(engine, precision, args, losses, None, gradients);
+}
+
+/// As [`linear_cross_entropy`], the gradients those of the mean of smoothed losses. `losses` are without smoothing.
+///
+/// # Panics
+///
+/// As [`linear_cross_entropy`], and when the share is not in 0..1.
+pub fn smoothed_linear_cross_entropy(
+    engine: &Engine,
+    precision: Precision,
+    args: LinearCrossEntropy,
+    losses: &mut [f32],
+    mut smoothing: Option<LabelSmoothing>,
+    mut gradients: Option<LinearCrossEntropyGradients>,
+) {
     let LinearCrossEntropy { hidden_size, vocab_size, .. } = args;
     let num_rows = args.targets.len();
     let check = |name: &str, len: usize, expected: &[usize]| {
@@ -83,7 +109,10 @@ pub fn linear_cross_entropy(
     if let Some(&target) = args.targets.iter().find(|&&target| target as usize >= vocab_size) {
         panic!("target {target} in a vocabulary of {vocab_size}");
     }
-    let mut gradients = gradients;
+    if let Some(smoothing) = &smoothing {
+        check("the uniform losses", smoothing.uniform_losses.len(), &[num_rows]);
+        assert!((0.0..1.0).contains(&smoothing.share), "label smoothing of {}", smoothing.share);
+    }
     if let Some(gradients) = &mut gradients {
         check("the gradient of hidden", gradients.hidden.len(), &[num_rows, hidden_size]);
         check("the gradient of weight", gradients.weight.len(), &[vocab_size, hidden_size]);
@@ -101,12 +130,28 @@ pub fn linear_cross_entropy(
     for chunk in 0..num_chunks {
         let rows = num_rows * chunk / num_chunks..num_rows * (chunk + 1) / num_chunks;
         let logits = &mut logits[..rows.len() * vocab_size];
-        chunk_losses(engine, precision, args, rows.clone(), logits, losses, gradients.is_some());
+        let losses = ChunkLosses {
+            own: &mut losses[rows.clone()],
+            smoothing: smoothing.as_mut().map(|smoothing| LabelSmoothing {
+                share: smoothing.share,
+                uniform_losses: &mut smoothing.uniform_losses[rows.clone()],
+            }),
+            row_gradient: gradients.is_some().then_some(1.0 / num_rows as f32),
+        };
+        chunk_losses(engine, precision, args, rows.clone(), logits, losses);
         if let Some(gradients) = &mut gradients {
             let beta = if chunk == 0 { Beta::Overwrite } else { Beta::Accumulate };
             chunk_gradients(engine, precision, args, rows, logits, beta, gradients);
         }
     }
+}
+
+/// What is wanted of a chunk of rows.
+struct ChunkLosses<'a> {
+    own: &'a mut [f32],
+    smoothing: Option<LabelSmoothing<'a>>,
+    /// The gradient of the mean with respect to a row's loss, if the gradients of the logits are wanted.
+    row_gradient: Option<f32>,
 }
 
 /// The losses of a chunk of rows; its logits become their gradients when those are wanted.
@@ -116,8 +161,7 @@ fn chunk_losses(
     args: LinearCrossEntropy,
     rows: Range<usize>,
     logits: &mut [f32],
-    losses: &mut [f32],
-    with_gradients: bool,
+    losses: ChunkLosses,
 ) {
     let LinearCrossEntropy { hidden_size, vocab_size, .. } = args;
     let count = rows.len();
@@ -131,9 +175,11 @@ fn chunk_losses(
         Beta::Overwrite,
         MatMut::row_major(logits, vocab_size, count),
     );
-    let row_gradient = if with_gradients { Some(1.0 / args.targets.len() as f32) } else { None };
+    let ChunkLosses { own, smoothing, row_gradient } = losses;
+    let (share, uniform) = smoothing.map_or((0.0, None), |smoothing| (smoothing.share, Some(smoothing.uniform_losses)));
     let logits = SharedSlice::new(logits);
-    let losses = SharedSlice::new(&mut losses[rows.clone()]);
+    let losses = SharedSlice::new(own);
+    let uniform = uniform.map(SharedSlice::new);
     // An exponential counts for some ten operations.
     engine.run(engine.members_for_flops(20 * count * vocab_size), |member| {
         for group in member.share(count.div_ceil(LANES)) {
@@ -147,6 +193,9 @@ fn chunk_losses(
                 targets: &args.targets[rows.start + first..rows.start + first + lanes],
                 // SAFETY: each group of rows belongs to one member.
                 losses: unsafe { losses.part_mut(first, lanes) },
+                // SAFETY: as above.
+                uniform_losses: uniform.as_ref().map_or(&mut [], |uniform| unsafe { uniform.part_mut(first, lanes) }),
+                share,
                 row_gradient,
             });
         }
@@ -184,6 +233,10 @@ struct Softmax<'a> {
     bias: &'a [f32],
     targets: &'a [u32],
     losses: &'a mut [f32],
+    /// None, where they are not wanted.
+    uniform_losses: &'a mut [f32],
+    /// Of the probability of a row's targets, what is spread over all words.
+    share: f32,
     /// The gradient of the mean with respect to a row's loss.
     row_gradient: Option<f32>,
 }
@@ -254,20 +307,41 @@ impl Kernel for Softmax<'_> {
             let logit = unsafe { *self.logits.pointer(position) } + self.bias[target as usize];
             *loss = log_sum[l] - (logit - maximum[l]);
         }
+        if !self.uniform_losses.is_empty() {
+            let mut total = [0.0f64; LANES];
+            for block in (0..vocab_size).step_by(BLOCK_WORDS) {
+                let mut sum = [0.0f32; LANES];
+                for word in block..(block + BLOCK_WORDS).min(vocab_size) {
+                    // SAFETY: as above.
+                    let logits = unsafe { self.logits(word) };
+                    for l in 0..LANES {
+                        sum[l] += logits[l] - maximum[l];
+                    }
+                }
+                for l in 0..LANES {
+                    total[l] += f64::from(sum[l]);
+                }
+            }
+            for (l, loss) in self.uniform_losses.iter_mut().enumerate() {
+                *loss = log_sum[l] - (total[l] / vocab_size as f64) as f32;
+            }
+        }
         if let Some(row_gradient) = self.row_gradient {
+            let of_every_word = row_gradient * self.share / vocab_size as f32;
+            let of_target = row_gradient * (1.0 - self.share);
             for word in 0..vocab_size {
                 // SAFETY: as above.
                 unsafe {
                     let mut logits = self.logits(word);
                     for l in 0..LANES {
-                        logits[l] = exp_lane::<O>(logits[l] - maximum[l] - log_sum[l]) * row_gradient;
+                        logits[l] = exp_lane::<O>(logits[l] - maximum[l] - log_sum[l]) * row_gradient - of_every_word;
                     }
                     store(&logits, self.logits.pointer(word * self.count + self.first), self.targets.len());
                 }
             }
             for (l, &target) in self.targets.iter().enumerate() {
                 // SAFETY: as above.
-                unsafe { *self.logits.pointer(target as usize * self.count + self.first + l) -= row_gradient };
+                unsafe { *self.logits.pointer(target as usize * self.count + self.first + l) -= of_target };
             }
         }
     }

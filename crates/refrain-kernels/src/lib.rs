@@ -10,6 +10,7 @@
 //! | [`recurrent`] | whole sequences of LSTM, GRU and RNN, forward and backward, and single steps |
 //! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies, in chunks of logits |
 //! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
+//! | [`noise`] | normally distributed noise from a counter-based stream |
 //! | [`concat`] | features side by side |
 //! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
 //! | [`activation`] | vectorised exp, tanh and sigmoid |
@@ -43,6 +44,7 @@ pub mod engine;
 mod format;
 pub mod gemm;
 pub mod measure;
+pub mod noise;
 pub mod optimizer;
 mod pack;
 mod pool;
@@ -59,11 +61,15 @@ pub use allocator::keep_freed_memory;
 pub use arch::{Bf16Support, EnvironmentIsaError, Isa, ParseIsaError};
 pub use column_sums::column_sums;
 pub use concat::concat_features;
-pub use cross_entropy::{LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy};
+pub use cross_entropy::{
+    LabelSmoothing, LinearCrossEntropy, LinearCrossEntropyGradients, linear_cross_entropy,
+    smoothed_linear_cross_entropy,
+};
 pub use dropout::{DropoutKey, dropout, events, variational_dropout};
 pub use engine::{Engine, EngineError};
 pub use format::Precision;
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
+pub use noise::add_normal_noise;
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
 pub use recurrent::{
     Cell, Direction, Dropped, Events, Int8Matrix, Memory, NormGains, OutputGradients, ResetGate, Rows, SequenceGates,

@@ -3,7 +3,10 @@
 mod common;
 
 use common::{Noise, PRECISIONS, assert_close, engines, tolerance};
-use refrain_kernels::{Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, Precision, linear_cross_entropy};
+use refrain_kernels::{
+    Engine, Isa, LabelSmoothing, LinearCrossEntropy, LinearCrossEntropyGradients, Precision, linear_cross_entropy,
+    smoothed_linear_cross_entropy,
+};
 
 struct Problem {
     rows: usize,
@@ -18,6 +21,7 @@ struct Problem {
 #[derive(Default)]
 struct Expected {
     losses: Vec<f64>,
+    uniform_losses: Vec<f64>,
     hidden: Vec<f64>,
     weight: Vec<f64>,
     bias: Vec<f64>,
@@ -48,9 +52,10 @@ impl Problem {
         }
     }
 
-    fn expected(&self) -> Expected {
+    fn expected(&self, share: f64) -> Expected {
         let mut expected = Expected {
             losses: Vec::new(),
+            uniform_losses: Vec::new(),
             hidden: vec![0.0; self.hidden.len()],
             weight: vec![0.0; self.weight.len()],
             bias: vec![0.0; self.bias.len()],
@@ -67,8 +72,10 @@ impl Problem {
             let log_sum = maximum + logits.iter().map(|z| (z - maximum).exp()).sum::<f64>().ln();
             let target = self.targets[r] as usize;
             expected.losses.push(log_sum - logits[target]);
+            expected.uniform_losses.push(log_sum - logits.iter().sum::<f64>() / self.vocab_size as f64);
             for (v, z) in logits.iter().enumerate() {
-                let d = ((z - log_sum).exp() - f64::from(u8::from(v == target))) / self.rows as f64;
+                let wanted = (1.0 - share) * f64::from(u8::from(v == target)) + share / self.vocab_size as f64;
+                let d = ((z - log_sum).exp() - wanted) / self.rows as f64;
                 expected.bias[v] += d;
                 for (p, &h) in hidden.iter().enumerate() {
                     expected.hidden[r * self.hidden_size + p] += d * f64::from(self.weight[v * self.hidden_size + p]);
@@ -80,15 +87,20 @@ impl Problem {
     }
 
     fn check(&self, engine: &Engine) {
-        let expected = self.expected();
-        for precision in PRECISIONS {
-            self.check_in(engine, precision, &expected);
+        for share in [0.0, 0.3] {
+            let expected = self.expected(f64::from(share));
+            for precision in PRECISIONS {
+                self.check_in(engine, precision, share, &expected);
+            }
         }
     }
 
-    fn check_in(&self, engine: &Engine, precision: Precision, expected: &Expected) {
+    fn check_in(&self, engine: &Engine, precision: Precision, share: f32, expected: &Expected) {
         let Self { rows, hidden_size, vocab_size, .. } = self;
-        let name = format!("{rows} rows, {hidden_size} units, {vocab_size} words in {precision:?} on {}", engine.isa());
+        let name = format!(
+            "{rows} rows, {hidden_size} units, {vocab_size} words in {precision:?} on {}, {share}",
+            engine.isa()
+        );
         let tolerance = tolerance(precision);
         let mut losses = vec![f32::NAN; self.rows];
         linear_cross_entropy(engine, precision, self.args(), &mut losses, None);
@@ -97,8 +109,13 @@ impl Problem {
         let mut weight = vec![f32::NAN; self.weight.len()];
         let mut bias = vec![f32::NAN; self.bias.len()];
         let gradients = LinearCrossEntropyGradients { hidden: &mut hidden, weight: &mut weight, bias: &mut bias };
-        linear_cross_entropy(engine, precision, self.args(), &mut losses, Some(gradients));
+        let mut uniform_losses = vec![f32::NAN; self.rows];
+        let smoothing = (share > 0.0).then_some(LabelSmoothing { share, uniform_losses: &mut uniform_losses });
+        smoothed_linear_cross_entropy(engine, precision, self.args(), &mut losses, smoothing, Some(gradients));
         assert_close(&name, &losses, &expected.losses, tolerance);
+        if share > 0.0 {
+            assert_close(&name, &uniform_losses, &expected.uniform_losses, tolerance);
+        }
         for (actual, expected) in [(hidden, &expected.hidden), (weight, &expected.weight), (bias, &expected.bias)] {
             // Of the sum rather than the mean, so that many rows do not hide an error.
             let actual: Vec<f32> = actual.iter().map(|value| value * self.rows as f32).collect();
@@ -116,6 +133,36 @@ fn losses_and_gradients_match_plain_loops() {
                 Problem::new(rows, hidden_size, vocab_size).check(&engine);
             }
         }
+    }
+}
+
+/// The gradients are those of the loss that the kernel itself gives.
+#[test]
+fn smoothed_gradients_are_the_differences_of_smoothed_losses() {
+    const SHARE: f32 = 0.2;
+    const STEP: f32 = 1e-2;
+    let mut problem = Problem::new(5, 4, 7);
+    let engine = Engine::new(Isa::Portable, 1).unwrap();
+    let loss_and_gradient = |problem: &Problem| {
+        let (mut own, mut uniform) = ([0.0; 5], [0.0; 5]);
+        let [mut hidden, mut weight, mut bias] = [vec![0.0; 20], vec![0.0; 28], vec![0.0; 7]];
+        let gradients = LinearCrossEntropyGradients { hidden: &mut hidden, weight: &mut weight, bias: &mut bias };
+        let smoothing = Some(LabelSmoothing { share: SHARE, uniform_losses: &mut uniform });
+        let args = problem.args();
+        smoothed_linear_cross_entropy(&engine, Precision::F32, args, &mut own, smoothing, Some(gradients));
+        let rows = own.iter().zip(&uniform).map(|(own, uniform)| f64::from((1.0 - SHARE) * own + SHARE * uniform));
+        (rows.sum::<f64>() / 5.0, bias)
+    };
+    let (_, gradient) = loss_and_gradient(&problem);
+    for (word, &gradient) in gradient.iter().enumerate() {
+        let before = problem.bias[word];
+        let [above, below] = [before + STEP, before - STEP].map(|bias| {
+            problem.bias[word] = bias;
+            loss_and_gradient(&problem).0
+        });
+        problem.bias[word] = before;
+        let difference = (above - below) / f64::from(2.0 * STEP);
+        assert!((difference - f64::from(gradient)).abs() < 1e-4, "word {word}: {difference}, {gradient}");
     }
 }
 

@@ -6,9 +6,9 @@ use common::sequence::{backward_after, forward, forward_traced, full_gradient, g
 use common::sequence_reference::Problem;
 use common::{Noise, PRECISIONS, bits};
 use refrain_kernels::{
-    AdamStep, Beta, Cell, DropoutKey, Engine, Isa, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef,
-    Nesterov, Precision, RmsPropStep, SgdStep, adam, column_sums, dropout, exp, linear_cross_entropy, matmul,
-    matmul_bias, rmsprop, sgd, sigmoid, sum_of_squares, tanh,
+    AdamStep, Beta, Cell, DropoutKey, Engine, Isa, LabelSmoothing, LinearCrossEntropy, LinearCrossEntropyGradients,
+    MatMut, MatRef, Nesterov, Precision, RmsPropStep, SgdStep, adam, add_normal_noise, column_sums, dropout, exp,
+    matmul, matmul_bias, rmsprop, sgd, sigmoid, smoothed_linear_cross_entropy, sum_of_squares, tanh,
 };
 
 /// Runs the work on 1 to 4 threads of every instruction set and compares all the floats that it returns.
@@ -113,10 +113,12 @@ fn linear_cross_entropies() {
         };
         for precision in PRECISIONS {
             same_bytes(&format!("linear_cross_entropy in {precision:?}"), |engine| {
-                let mut out = [hidden.clone(), weight.clone(), bias.clone(), vec![0.0; rows]];
-                let [hidden, weight, bias, losses] = out.each_mut();
+                let [losses, uniform] = [vec![0.0; rows], vec![0.0; rows]];
+                let mut out = [hidden.clone(), weight.clone(), bias.clone(), losses, uniform];
+                let [hidden, weight, bias, losses, uniform_losses] = out.each_mut();
                 let gradients = LinearCrossEntropyGradients { hidden, weight, bias };
-                linear_cross_entropy(engine, precision, args, losses, Some(gradients));
+                let smoothing = Some(LabelSmoothing { share: 0.1, uniform_losses });
+                smoothed_linear_cross_entropy(engine, precision, args, losses, smoothing, Some(gradients));
                 out.to_vec()
             });
         }
@@ -130,7 +132,8 @@ fn elementwise_functions() {
     let (input, grad) = (noise.floats(len), noise.floats(len));
     let state: Vec<f32> = noise.floats(len).iter().map(|value| value.abs()).collect();
     same_bytes("elementwise functions", |engine| {
-        let mut out = vec![vec![0.0; len]; 4];
+        let mut out = vec![vec![0.0; len]; 5];
+        add_normal_noise(engine, DropoutKey { seed: 1, stream: 3 }, 0.3, &mut out[4]);
         exp(engine, &input, &mut out[0]);
         sigmoid(engine, &input, &mut out[1]);
         tanh(engine, &input, &mut out[2]);

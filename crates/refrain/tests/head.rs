@@ -26,6 +26,16 @@ trait ComposedHead: burn::backend::Backend {
         composed::token_losses::<Self>(hidden, weight, bias, targets)
     }
 
+    fn composed_cross_entropy(
+        hidden: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        label_smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composed::linear_cross_entropy::<Self>(hidden, weight, bias, targets, label_smoothing)
+    }
+
     fn composed_linear(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -75,6 +85,17 @@ impl Case {
         ))
     }
 
+    fn composed_cross_entropy(&self, label_smoothing: f32) -> [Tensor<1>; 2] {
+        let (smoothed, plain) = <Dispatch as ComposedHead>::composed_cross_entropy(
+            self.hidden.clone().into_dispatch(),
+            self.head.weight.val().into_dispatch(),
+            self.head.bias.val().into_dispatch(),
+            self.targets.clone().into_dispatch(),
+            label_smoothing,
+        );
+        [smoothed, plain].map(Tensor::from_dispatch)
+    }
+
     fn composed_linear(&self) -> Tensor<2> {
         Tensor::from_dispatch(<Dispatch as ComposedHead>::composed_linear(
             self.hidden.clone().into_dispatch(),
@@ -110,6 +131,29 @@ fn the_mean_loss_passes_the_gradient_that_arrives_on() {
         // A scale, as accumulation over windows has, and a curve, whose own gradient is the loss.
         let objective = |loss: Tensor<1>| loss.clone() * 0.37 + loss.clone() * loss;
         assert_all_close(size, &case.gradients(&objective(loss)), &case.gradients(&objective(composed)));
+    }
+}
+
+#[test]
+fn smoothed_losses_and_their_gradients_are_the_composed_ones_and_the_plain_loss_stays() {
+    for size in SIZES {
+        for smoothing in [0.0f32, 0.1, 0.7] {
+            let case = Case::new(size, &Device::flex().autodiff()).with_gradients();
+            let fused = case.head.smoothed_cross_entropy(case.hidden.clone(), case.targets.clone(), smoothing.into());
+            let [smoothed, plain] = case.composed_cross_entropy(smoothing);
+            let name = format!("{size:?} smoothed by {smoothing}");
+            assert_close(&name, &values(fused.smoothed.clone().inner()), &values(smoothed.clone().inner()), 1e-5);
+            assert_close(&name, &values(fused.plain.clone().inner()), &values(plain.inner()), 1e-5);
+            let own = case.head.cross_entropy(case.hidden.clone(), case.targets.clone());
+            assert_eq!(values(own.inner()), values(fused.plain.inner()), "{name}");
+            let objective = |loss: Tensor<1>| loss * 0.37;
+            assert_all_close(size, &case.gradients(&objective(fused.smoothed)), &case.gradients(&objective(smoothed)));
+            // Without gradients the forward pass is another one.
+            let case = Case::new(size, &Device::flex());
+            let scored = case.head.smoothed_cross_entropy(case.hidden.clone(), case.targets.clone(), smoothing.into());
+            let [smoothed, _] = case.composed_cross_entropy(smoothing);
+            assert_close(&name, &values(scored.smoothed), &values(smoothed), 1e-5);
+        }
     }
 }
 

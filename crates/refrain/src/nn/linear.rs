@@ -49,6 +49,15 @@ pub struct Linear {
     pub precision: Precision,
 }
 
+/// A mean cross entropy with smoothed targets, and the one that is comparable with others.
+#[derive(Clone, Debug)]
+pub struct SmoothedCrossEntropy {
+    /// What training makes smaller, `[1]`.
+    pub smoothed: Tensor<1>,
+    /// Without smoothing and without gradients, `[1]`.
+    pub plain: Tensor<1>,
+}
+
 impl Linear {
     /// The weight in `format` and the bias, for products with few rows.
     pub fn step_matrix(&self, format: WeightFormat) -> (StepMatrix, Vec<f32>) {
@@ -93,13 +102,30 @@ impl Linear {
     /// - `input`: `[num_tokens, input_size]`
     /// - `targets`: `[num_tokens]`
     pub fn cross_entropy(&self, input: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-        Tensor::from_dispatch(<Dispatch as FusedOps>::linear_cross_entropy(
+        self.smoothed_cross_entropy(input, targets, 0.0).smoothed
+    }
+
+    /// [`Linear::cross_entropy`] with smoothed targets: of the probability of each, the share `label_smoothing`, at least 0 and
+    /// below 1, is spread over all outputs alike (Szegedy et al. 2016, section 7).
+    ///
+    /// ```text
+    /// smoothed = -Σ_v q[v] log p[v]      q[v] = (1 - ε) [v = target] + ε / V
+    /// ```
+    pub fn smoothed_cross_entropy(
+        &self,
+        input: Tensor<2>,
+        targets: Tensor<1, Int>,
+        label_smoothing: f64,
+    ) -> SmoothedCrossEntropy {
+        let (smoothed, plain) = <Dispatch as FusedOps>::linear_cross_entropy(
             self.precision,
             input.into_dispatch(),
             self.weight.val().into_dispatch(),
             self.bias.val().into_dispatch(),
             targets.into_dispatch(),
-        ))
+            label_smoothing as f32,
+        );
+        SmoothedCrossEntropy { smoothed: Tensor::from_dispatch(smoothed), plain: Tensor::from_dispatch(plain) }
     }
 
     /// The cross entropy of every token, in nats: `[num_tokens]`. Shapes as [`Linear::cross_entropy`].

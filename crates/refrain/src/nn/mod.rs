@@ -34,7 +34,7 @@ pub use gate_trace::GateTrace;
 pub use gru::{Gru, GruConfig};
 pub use init::{ForgetBias, InitialWeights, Initializer};
 pub use layer::{Layer, LayerConfig};
-pub use linear::{Linear, LinearConfig};
+pub use linear::{Linear, LinearConfig, SmoothedCrossEntropy};
 pub use lstm::{InputGate, Lstm, LstmConfig, Peepholes};
 pub use min_gru::{MinGru, MinGruConfig};
 pub use normalization::{LayerNorms, Normalization};

@@ -8,7 +8,7 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, TensorMetadata};
+use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
 use burn::tensor::Slice;
 use refrain_kernels::{DropoutKey, Precision};
 
@@ -107,9 +107,11 @@ pub struct HeadInputs<B: Backend> {
     pub bias: FloatTensor<B>,
     /// `[num_tokens]`
     pub targets: IntTensor<B>,
+    /// Of the probability of a target, what is spread over all words.
+    pub label_smoothing: f32,
 }
 
-/// The gradients of the mean loss.
+/// The gradients of the mean smoothed loss.
 #[derive(Clone, Debug)]
 pub struct HeadGradients<B: Backend> {
     /// `[num_tokens, hidden_size]`
@@ -144,8 +146,9 @@ pub trait FusedKernels: FusedOps {
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3];
 
-    /// The mean loss and, in the same pass over the logits, its gradients: the logits are never kept.
-    fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (FloatTensor<Self>, HeadGradients<Self>);
+    /// The mean loss, smoothed and not, and, in the same pass over the logits, the gradients of the first: the logits are never
+    /// kept.
+    fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> ([FloatTensor<Self>; 2], HeadGradients<Self>);
 
     /// A gradient times a number, `[1]`, which is nearly always 1: a loss is where a backward pass begins. Then a large
     /// gradient need not be read and written once more.
@@ -462,7 +465,8 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
+        label_smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let nodes = [hidden.node(), weight.node(), bias.node()];
         let inputs = HeadInputs {
             precision,
@@ -470,15 +474,18 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
             weight: weight.into_primitive(),
             bias: bias.into_primitive(),
             targets,
+            label_smoothing,
         };
         match LinearCrossEntropyBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (loss, gradients) = B::linear_cross_entropy_with_gradients(&inputs);
-                prep.finish(gradients, loss)
+                let ([smoothed, plain], gradients) = B::linear_cross_entropy_with_gradients(&inputs);
+                (prep.finish(gradients, smoothed), Self::from_inner(plain))
             }
             OpsKind::UnTracked(prep) => {
-                let HeadInputs { precision, hidden, weight, bias, targets } = inputs;
-                prep.finish(B::linear_cross_entropy(precision, hidden, weight, bias, targets))
+                let HeadInputs { precision, hidden, weight, bias, targets, label_smoothing } = inputs;
+                let (smoothed, plain) =
+                    B::linear_cross_entropy(precision, hidden, weight, bias, targets, label_smoothing);
+                (prep.finish(smoothed), Self::from_inner(plain))
             }
         }
     }

@@ -327,8 +327,30 @@ pub fn token_losses<B: Backend>(
     bias: FloatTensor<B>,
     targets: IntTensor<B>,
 ) -> FloatTensor<B> {
-    let [num_tokens, _] = hidden.shape().dims();
+    losses_of::<B>(B::log_softmax(linear::<B>(hidden, weight, bias), 1), targets)
+}
+
+/// The mean over the rows of `-Σ_v q[v] log softmax(hidden · weightᵀ + bias)[v]`, q being the target with the share
+/// `label_smoothing` spread over all words alike; and the same without smoothing.
+pub fn linear_cross_entropy<B: Backend>(
+    hidden: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    targets: IntTensor<B>,
+    label_smoothing: f32,
+) -> (FloatTensor<B>, FloatTensor<B>) {
     let log_probabilities = B::log_softmax(linear::<B>(hidden, weight, bias), 1);
+    let plain = B::float_mean(losses_of::<B>(log_probabilities.clone(), targets));
+    let uniform = B::float_neg(B::float_mean(log_probabilities));
+    let smoothed = B::float_add(
+        B::float_mul_scalar(plain.clone(), (1.0 - label_smoothing).into()),
+        B::float_mul_scalar(uniform, label_smoothing.into()),
+    );
+    (smoothed, plain)
+}
+
+fn losses_of<B: Backend>(log_probabilities: FloatTensor<B>, targets: IntTensor<B>) -> FloatTensor<B> {
+    let [num_tokens, _] = log_probabilities.shape().dims();
     let targets = B::int_reshape(targets, Shape::new([num_tokens, 1]));
     let picked = B::float_gather(1, log_probabilities, targets);
     B::float_reshape(B::float_neg(picked), Shape::new([num_tokens]))

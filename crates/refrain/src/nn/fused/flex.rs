@@ -7,11 +7,10 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Dispatch, Flex, TensorMetadata};
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 use refrain_kernels::{
-    Beta, DropoutKey, Dropped, Engine, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef, NormGains,
-    OutputGradients, Precision, Rows, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs,
-    SequenceShape, SequenceTrace, SequenceVariant, Zoneout, column_sums, concat_features, dropout,
-    linear_cross_entropy, matmul, matmul_bias, sequence_backward, sequence_forward, sequence_forward_traced,
-    variational_dropout,
+    Beta, DropoutKey, Dropped, Engine, LabelSmoothing, LinearCrossEntropy, LinearCrossEntropyGradients, MatMut, MatRef,
+    NormGains, OutputGradients, Precision, Rows, SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs,
+    SequenceShape, SequenceTrace, SequenceVariant, Zoneout, column_sums, concat_features, dropout, matmul, matmul_bias,
+    sequence_backward, sequence_forward, sequence_forward_traced, smoothed_linear_cross_entropy, variational_dropout,
 };
 
 use super::autodiff::{
@@ -251,9 +250,11 @@ impl FusedOps for Flex {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let losses = Self::token_losses(precision, hidden, weight, bias, targets);
-        tensor(vec![mean(slice(&losses))], [1])
+        label_smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = HeadInputs { precision, hidden, weight, bias, targets, label_smoothing };
+        let [smoothed, plain] = head_losses(&inputs, None).means(label_smoothing);
+        (smoothed, plain)
     }
 
     fn token_losses(
@@ -263,7 +264,8 @@ impl FusedOps for Flex {
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        let losses = head_losses(&HeadInputs { precision, hidden, weight, bias, targets }, None);
+        let inputs = HeadInputs { precision, hidden, weight, bias, targets, label_smoothing: 0.0 };
+        let losses = head_losses(&inputs, None).own;
         let num_tokens = losses.len();
         tensor(losses, [num_tokens])
     }
@@ -273,7 +275,27 @@ fn mean(losses: &[f32]) -> f32 {
     (losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64) as f32
 }
 
-fn head_losses(inputs: &HeadInputs<Flex>, gradients: Option<LinearCrossEntropyGradients<'_>>) -> Vec<f32> {
+/// The losses of every token.
+struct HeadLosses {
+    own: Vec<f32>,
+    /// With all words for targets alike; none without label smoothing.
+    uniform: Vec<f32>,
+}
+
+impl HeadLosses {
+    /// The mean smoothed loss and the plain one.
+    fn means(&self, label_smoothing: f32) -> [Float; 2] {
+        let plain = mean(&self.own);
+        let smoothed = if self.uniform.is_empty() {
+            plain
+        } else {
+            (1.0 - label_smoothing) * plain + label_smoothing * mean(&self.uniform)
+        };
+        [smoothed, plain].map(|mean| tensor(vec![mean], [1]))
+    }
+}
+
+fn head_losses(inputs: &HeadInputs<Flex>, gradients: Option<LinearCrossEntropyGradients<'_>>) -> HeadLosses {
     let [num_tokens, hidden_size] = inputs.hidden.shape().dims();
     let [vocab_size] = inputs.bias.shape().dims();
     let (hidden, weight) = (contiguous(&inputs.hidden), contiguous(&inputs.weight));
@@ -287,9 +309,12 @@ fn head_losses(inputs: &HeadInputs<Flex>, gradients: Option<LinearCrossEntropyGr
         hidden_size,
         vocab_size,
     };
-    let mut losses = vec![0.0; num_tokens];
-    linear_cross_entropy(&Engine::current(), inputs.precision, args, &mut losses, gradients);
-    losses
+    let mut own = vec![0.0; num_tokens];
+    let share = inputs.label_smoothing;
+    let mut uniform = if share > 0.0 { vec![0.0; num_tokens] } else { Vec::new() };
+    let smoothing = (share > 0.0).then_some(LabelSmoothing { share, uniform_losses: &mut uniform });
+    smoothed_linear_cross_entropy(&Engine::current(), inputs.precision, args, &mut own, smoothing, gradients);
+    HeadLosses { own, uniform }
 }
 
 impl FusedKernels for Flex {
@@ -399,7 +424,7 @@ impl FusedKernels for Flex {
         ]
     }
 
-    fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> (Float, HeadGradients<Self>) {
+    fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> ([Float; 2], HeadGradients<Self>) {
         let [num_tokens, hidden_size] = inputs.hidden.shape().dims();
         let [vocab_size] = inputs.bias.shape().dims();
         let engine = Engine::current();
@@ -413,7 +438,7 @@ impl FusedKernels for Flex {
             weight: tensor(weight, [vocab_size, hidden_size]),
             bias: tensor(bias, [vocab_size]),
         };
-        (tensor(vec![mean(&losses)], [1]), gradients)
+        (losses.means(inputs.label_smoothing), gradients)
     }
 
     fn scaled(gradient: Float, factor: &Float) -> Float {

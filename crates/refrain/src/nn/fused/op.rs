@@ -226,7 +226,8 @@ pub trait FusedOps: Backend {
         Self::float_cat(vec![left, right], 2)
     }
 
-    /// The mean cross entropy, in nats, of a linear head with softmax: shape `[1]`.
+    /// The mean cross entropy, in nats, of a linear head with softmax: shape `[1]`. First with targets of which the share
+    /// `label_smoothing` of the probability is spread over all words alike, then without; only the first has gradients.
     ///
     /// # Shapes
     /// - `hidden`: `[num_tokens, hidden_size]`, `weight`: `[vocab_size, hidden_size]`, `bias`: `[vocab_size]`,
@@ -237,8 +238,10 @@ pub trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         targets: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        Self::float_mean(Self::token_losses(precision, hidden, weight, bias, targets))
+        label_smoothing: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let _ = precision; // The reference rounds nothing.
+        composed::linear_cross_entropy::<Self>(hidden, weight, bias, targets, label_smoothing)
     }
 
     /// The cross entropy of each token, in nats: shape `[num_tokens]`; shapes as
