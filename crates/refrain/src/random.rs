@@ -17,6 +17,8 @@ pub enum Purpose {
     Dropout,
     /// Sampling text; the index is the number of the sample.
     Sampling,
+    /// Noise on gradients; one index, 0, the rest is in the key.
+    GradientNoise,
 }
 
 impl Purpose {
@@ -25,6 +27,7 @@ impl Purpose {
             Self::Initialisation => 1,
             Self::Dropout => 2,
             Self::Sampling => 3,
+            Self::GradientNoise => 4,
         }
     }
 }
@@ -61,6 +64,14 @@ impl Random {
 pub fn dropout_key(seed: u64, window: u64, site: u8) -> DropoutKey {
     let seed = Random::new(seed, Purpose::Dropout, 0).0.next_u64();
     DropoutKey { seed, stream: (window << 8) | u64::from(site) }
+}
+
+/// The noise on the gradient of one parameter, by its place in the model, at one step.
+///
+/// At most 65 536 parameters share a step's numbers.
+pub fn gradient_noise_key(seed: u64, step: u64, parameter: u16) -> DropoutKey {
+    let seed = Random::new(seed, Purpose::GradientNoise, 0).0.next_u64();
+    DropoutKey { seed, stream: (step << 16) | u64::from(parameter) }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use super::transformer::ContextReader;
 use crate::nn::{
     Cell, Connection, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, InitialWeights, Initializer,
     InputGate, LayerConfig, Linear, LinearConfig, LstmConfig, MinGruConfig, Nonlinearity, Peepholes, Precision,
-    RecurrentOptions, RnnConfig, Stack, StackConfig, Transformer, VariationalDropout, activation_regularisation,
-    temporal_activation_regularisation, values,
+    RecurrentOptions, RnnConfig, SmoothedCrossEntropy, Stack, StackConfig, Transformer, VariationalDropout,
+    activation_regularisation, temporal_activation_regularisation, values,
 };
 use crate::parameter_path::ParameterPath;
 
@@ -211,19 +211,24 @@ struct InputDropout {
     variational: bool,
 }
 
-/// How much the squares of the last layer's outputs cost, beside the cross entropy (Merity et al. 2018, section 4.6).
+/// What training makes smaller beside the plain cross entropy, or in its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ActivationPenalties {
-    /// α, of the mean square of the outputs after dropout: activation regularisation.
+pub struct Regularisation {
+    /// α, what the mean square of the last layer's outputs after dropout costs: activation regularisation (Merity et al. 2018,
+    /// section 4.6).
     pub activation: f64,
-    /// β, of that of the differences between consecutive outputs before dropout: temporal activation regularisation.
+    /// β, what that of the differences between consecutive outputs before dropout costs: temporal activation regularisation.
     pub temporal: f64,
+    /// Of the probability of a target, what is spread over all words (Szegedy et al. 2016, section 7).
+    pub label_smoothing: f64,
 }
 
 /// What training makes smaller over a window.
 #[derive(Clone, Debug)]
 pub struct Objective {
-    /// The mean cross entropy in nats, `[1]`.
+    /// The mean cross entropy in nats with smoothed targets, `[1]`.
+    pub loss: Tensor<1>,
+    /// The same without smoothing and without gradients: what losses are compared by.
     pub cross_entropy: Tensor<1>,
     /// What the penalties add to it, `[1]`, if there are any.
     pub penalty: Option<Tensor<1>>,
@@ -307,29 +312,30 @@ impl LanguageModel {
         state: Option<LanguageModelState>,
         schedule: Option<DropoutSchedule>,
     ) -> (Tensor<1>, LanguageModelState) {
-        let (objective, state) = self.objective(inputs, targets, state, schedule, ActivationPenalties::default());
-        (objective.cross_entropy, state)
+        let (objective, state) = self.objective(inputs, targets, state, schedule, Regularisation::default());
+        (objective.loss, state)
     }
 
-    /// The same with penalties on the outputs of the last layer. Shapes as [`LanguageModel::loss`].
+    /// The same with smoothed targets, and penalties on the outputs of the last layer. Shapes as [`LanguageModel::loss`].
     pub fn objective(
         &self,
         inputs: Tensor<2, Int>,
         targets: Tensor<2, Int>,
         state: Option<LanguageModelState>,
         schedule: Option<DropoutSchedule>,
-        penalties: ActivationPenalties,
+        regularisation: Regularisation,
     ) -> (Objective, LanguageModelState) {
         let ([output, dropped], state) = self.features(inputs, state, schedule);
-        let ActivationPenalties { activation, temporal } = penalties;
+        let Regularisation { activation, temporal, label_smoothing } = regularisation;
         let of_activation = (activation > 0.0).then(|| activation_regularisation(dropped.clone(), None) * activation);
         let of_change = (temporal > 0.0).then(|| temporal_activation_regularisation(output, None) * temporal);
         let penalty = match (of_activation, of_change) {
             (Some(one), Some(other)) => Some(one + other),
             (one, other) => one.or(other),
         };
-        let cross_entropy = self.linear().cross_entropy(rows(dropped), targets.flatten(0, 1));
-        (Objective { cross_entropy, penalty }, state)
+        let SmoothedCrossEntropy { smoothed, plain } =
+            self.linear().smoothed_cross_entropy(rows(dropped), targets.flatten(0, 1), label_smoothing);
+        (Objective { loss: smoothed, cross_entropy: plain, penalty }, state)
     }
 
     /// The cross entropy of every token in nats, `[batch_size * seq_len]`, without dropout. Shapes as
@@ -500,16 +506,16 @@ mod tests {
             LanguageModelConfig { embedding_size: 4, hidden_size: 4, output_dropout: 0.5, ..Default::default() };
         let model = config.init(7, 1, &device);
         let schedule = Some(DropoutSchedule::new(9, 4));
-        let penalty = |penalties| {
+        let penalty = |regularisation| {
             let [inputs, targets] = window(&device);
-            model.objective(inputs, targets, None, schedule, penalties).0.penalty.map(|penalty| values(penalty)[0])
+            model.objective(inputs, targets, None, schedule, regularisation).0.penalty.map(|penalty| values(penalty)[0])
         };
-        assert_eq!(penalty(ActivationPenalties::default()), None);
+        assert_eq!(penalty(Regularisation::default()), None);
         let ([output, dropped], _) = model.features(window(&device)[0].clone(), None, schedule);
         let square = |tensor: Tensor<3>| values(tensor.square().mean())[0];
         let change = square(output.clone().narrow(1, 1, 5) - output.narrow(1, 0, 5));
         for (activation, temporal) in [(2.0, 0.0), (0.0, 1.0), (2.0, 1.0)] {
-            let found = penalty(ActivationPenalties { activation, temporal }).expect("a penalty");
+            let found = penalty(Regularisation { activation, temporal, label_smoothing: 0.1 }).expect("a penalty");
             let expected = activation as f32 * square(dropped.clone()) + temporal as f32 * change;
             assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
         }

@@ -17,7 +17,7 @@ pub use config::{
     CellKind, FeedForwardKind, LanguageModelConfig, MemoryKind, NormalizationKind, PositionsKind, PrecisionKind,
     ResetKind,
 };
-pub use language_model::{ActivationPenalties, Head, LanguageModel, Objective};
+pub use language_model::{Head, LanguageModel, Objective, Regularisation};
 pub use ngram::{NGram, Smoothing};
 pub use quantize::QuantizeError;
 pub use state::LanguageModelState;

@@ -2,9 +2,10 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
-use refrain_kernels::{Engine, all_finite, sum_of_squares};
+use refrain_kernels::{Engine, add_normal_noise, all_finite, sum_of_squares};
 
 use crate::parameter_path::ParameterPath;
+use crate::random::gradient_noise_key;
 
 /// The gradient of one parameter.
 #[derive(Clone, Debug)]
@@ -67,6 +68,19 @@ impl GradientSet {
     pub fn clip_norm(&mut self, norm: f64, limit: f64) {
         if norm > limit {
             self.scale((limit / norm) as f32);
+        }
+    }
+
+    /// Adds normally distributed noise of this standard deviation to every element; which noise, is said by the seed and the step
+    /// alone (Neelakantan et al. 2015).
+    ///
+    /// # Panics
+    /// If the model has more than 65 536 parameters.
+    pub fn add_noise(&mut self, deviation: f64, seed: u64, step: u64) {
+        let engine = Engine::current();
+        for (index, parameter) in self.parameters.iter_mut().enumerate() {
+            let index = u16::try_from(index).expect("at most 65 536 parameters");
+            add_normal_noise(&engine, gradient_noise_key(seed, step, index), deviation, &mut parameter.values);
         }
     }
 
@@ -138,6 +152,21 @@ mod tests {
         let values = &gradients.parameters[0].values;
         assert_eq!((values[0], values[1], values[3]), (1.0, -0.5, -1.0));
         assert!(values[2].is_nan());
+    }
+
+    #[test]
+    fn noise_differs_by_parameter_and_step_and_by_nothing_else() {
+        let noisy = |step| {
+            let mut gradients = set(&[&[1.0; 1000], &[1.0; 1000]]);
+            gradients.add_noise(0.1, 3, step);
+            gradients.parameters.into_iter().map(|parameter| parameter.values).collect::<Vec<_>>()
+        };
+        let first = noisy(0);
+        assert_eq!(first, noisy(0));
+        assert_ne!(first[0], first[1]);
+        assert_ne!(first, noisy(1));
+        let variance = first[0].iter().map(|value| (value - 1.0).powi(2)).sum::<f32>() / 1000.0;
+        assert!((variance - 0.01).abs() < 0.002, "{variance}");
     }
 
     #[test]

@@ -49,6 +49,14 @@ pub struct TrainConfig {
     /// The same of the mean square of the changes of these outputs from step to step, before dropout: temporal activation
     /// regularisation.
     pub temporal_activation_regularisation: f64,
+    /// Of the probability of each target, what is spread over all words alike: label smoothing (Szegedy et al. 2016). The losses
+    /// that are shown, and those that are validated, are without it.
+    pub label_smoothing: f64,
+    /// η: normally distributed noise of variance η / (1 + t)^γ is added to every element of the gradient of step t, counted from
+    /// 0, after clipping (Neelakantan et al. 2015); 0: off. The paper tries 0.01, 0.3 and 1.
+    pub gradient_noise: f64,
+    /// γ, how fast the noise fades.
+    pub gradient_noise_gamma: f64,
     /// Steps between evaluations; 0: one at the end of each epoch.
     pub eval_every: u64,
     /// Streams of the validation text read in parallel; each starts from a state of 0, so fewer are more exact.
@@ -83,6 +91,10 @@ impl Default for TrainConfig {
             clip_value: None,
             activation_regularisation: 0.0,
             temporal_activation_regularisation: 0.0,
+            label_smoothing: 0.0,
+            gradient_noise: 0.0,
+            // Neelakantan et al. 2015, section 3
+            gradient_noise_gamma: 0.55,
             eval_every: 0,
             // few enough that starting each stream cold does not show in the loss
             eval_batch_size: 16,
@@ -113,6 +125,9 @@ impl TrainConfig {
         Setting::new("clip-value", Allowed::Number(Range::NotNegative)),
         Setting::new("activation-regularisation", Allowed::Number(Range::NotNegative)),
         Setting::new("temporal-activation-regularisation", Allowed::Number(Range::NotNegative)),
+        Setting::new("label-smoothing", Allowed::Number(Range::BelowOne)),
+        Setting::new("gradient-noise", Allowed::Number(Range::NotNegative)),
+        Setting::new("gradient-noise-gamma", Allowed::Number(Range::NotNegative)),
         Setting::new("eval-every", Allowed::Integer(0)),
         Setting::new("eval-batch-size", Allowed::Size(65_536)),
         Setting::new("log-every", Allowed::Integer(1)),

@@ -7,7 +7,7 @@ use super::error::{NotFinite, TrainError};
 use super::plan::Plan;
 use super::watch::GradientWatch;
 use crate::data::{Window, Windows};
-use crate::models::{ActivationPenalties, LanguageModel, LanguageModelState};
+use crate::models::{LanguageModel, LanguageModelState, Regularisation};
 use crate::nn::{Detach, DropoutSchedule};
 use crate::optim::{GradientSet, Optimizer, joint_norm};
 use crate::tasks::window_tensors;
@@ -19,7 +19,7 @@ pub(crate) struct StepReport {
     pub(crate) total_nats: f64,
     /// Tokens predicted.
     pub(crate) tokens: u64,
-    /// The joint norm of the gradients before clipping.
+    /// The joint norm of the gradients before clipping and noise.
     pub(crate) gradient_norm: f64,
 }
 
@@ -67,21 +67,22 @@ impl Learner {
             let (inputs, targets) = window_tensors(window, device);
             let schedule = Some(DropoutSchedule::new(seed, index));
 
-            let penalties = ActivationPenalties {
+            let regularisation = Regularisation {
                 activation: config.activation_regularisation,
                 temporal: config.temporal_activation_regularisation,
+                label_smoothing: config.label_smoothing,
             };
-            let (objective, state) = self.model().objective(inputs, targets, carried, schedule, penalties);
+            let (objective, state) = self.model().objective(inputs, targets, carried, schedule, regularisation);
             self.carry = (config.state == StateMode::Carry).then(|| state.detach());
-            let mean_nats = f64::from(objective.cross_entropy.clone().into_scalar::<f32>());
+            let mean_nats = f64::from(objective.cross_entropy.into_scalar::<f32>());
             if !mean_nats.is_finite() {
                 return Err(self.not_finite(step, "loss", None));
             }
             total_nats += mean_nats * count as f64;
 
             let whole = match objective.penalty {
-                Some(penalty) => objective.cross_entropy + penalty,
-                None => objective.cross_entropy,
+                Some(penalty) => objective.loss + penalty,
+                None => objective.loss,
             };
             let backward = (whole * (count as f64 / tokens as f64)).backward();
             let found = GradientSet::collect(self.model(), backward);
@@ -104,6 +105,10 @@ impl Learner {
         if let Some(limit) = config.clip_norm {
             let norm = if config.clip_value.is_some() { joint_norm(&gradients.norms()) } else { gradient_norm };
             gradients.clip_norm(norm, limit);
+        }
+        if config.gradient_noise > 0.0 {
+            let variance = config.gradient_noise / (1.0 + step as f64).powf(config.gradient_noise_gamma);
+            gradients.add_noise(variance.sqrt(), seed, step);
         }
         let model = self.model.take().expect("a step gives the model back");
         self.model = Some(self.optimizer.step(model, &gradients, learning_rate));
