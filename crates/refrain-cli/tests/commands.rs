@@ -121,6 +121,11 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
     patience = 0
     floor = true
 
+    [teacher-forcing]
+    name = "constant"
+    probability = 1.0
+    choice = "sampled"
+
     [optimizer]
     name = "adamw"
     learning-rate = 0.004
@@ -149,7 +154,7 @@ fn the_dumped_recipe_is_complete_and_dumps_as_itself() {
     "#);
     scratch.write("dumped.toml", &dumped);
     assert_eq!(scratch.succeed("train dumped.toml --dump-config"), dumped);
-    assert_snapshot!(scratch.succeed("train dumped.toml --dump-config --json"), @r#"{"data":{"closed-vocabulary":false,"encoding":"auto","max-vocab-size":0,"min-count":1,"tokens":"char","train":"builtin:shakespeare","valid":"","valid-fraction":0.1},"model":{"cell":"lstm","coupled-gates":false,"dropout":0.0,"embedding-dropout":0.0,"embedding-init-range":0.0,"embedding-size":128,"forget-bias":1.0,"hidden-dropout":0.0,"hidden-size":256,"init-range":0.0,"last-hidden-size":0,"memory":"all","normalization":"none","num-layers":2,"output-dropout":0.0,"peepholes":false,"precision":"f32","projection-size":0,"recurrent-dropout":0.0,"tied-embeddings":false,"token-dropout":0.0,"variational-dropout":false,"weight-drop":0.0,"zoneout-cell":0.0,"zoneout-hidden":0.0},"optimizer":{"betas":[0.9,0.99],"epsilon":1e-8,"learning-rate":0.004,"name":"adamw","weight-decay":0.01},"sample":{"epsilon-cutoff":0.0,"frequency-penalty":0.0,"min-p":0.0,"no-repeat-ngram":0,"presence-penalty":0.0,"prompt":"\n","repetition-penalty":1.0,"temperature":0.8,"tokens":400,"top-k":0,"top-p":1.0,"typical-p":1.0},"schedule":{"min-factor":0.02,"name":"cosine","warmup-steps":50},"seed":1,"task":"language-model","train":{"accumulate":1,"activation-regularisation":0.0,"batch-size":32,"checkpoint-every":0,"clip-norm":1.0,"clip-value":0.0,"epochs":5,"eval-batch-size":16,"eval-every":0,"floor":true,"gradient-noise":0.0,"gradient-noise-gamma":0.55,"label-smoothing":0.0,"log-every":10,"max-steps":0,"patience":0,"sample-every":0,"seq-len":128,"state":"carry","temporal-activation-regularisation":0.0}}"#);
+    assert_snapshot!(scratch.succeed("train dumped.toml --dump-config --json"), @r#"{"data":{"closed-vocabulary":false,"encoding":"auto","max-vocab-size":0,"min-count":1,"tokens":"char","train":"builtin:shakespeare","valid":"","valid-fraction":0.1},"model":{"cell":"lstm","coupled-gates":false,"dropout":0.0,"embedding-dropout":0.0,"embedding-init-range":0.0,"embedding-size":128,"forget-bias":1.0,"hidden-dropout":0.0,"hidden-size":256,"init-range":0.0,"last-hidden-size":0,"memory":"all","normalization":"none","num-layers":2,"output-dropout":0.0,"peepholes":false,"precision":"f32","projection-size":0,"recurrent-dropout":0.0,"tied-embeddings":false,"token-dropout":0.0,"variational-dropout":false,"weight-drop":0.0,"zoneout-cell":0.0,"zoneout-hidden":0.0},"optimizer":{"betas":[0.9,0.99],"epsilon":1e-8,"learning-rate":0.004,"name":"adamw","weight-decay":0.01},"sample":{"epsilon-cutoff":0.0,"frequency-penalty":0.0,"min-p":0.0,"no-repeat-ngram":0,"presence-penalty":0.0,"prompt":"\n","repetition-penalty":1.0,"temperature":0.8,"tokens":400,"top-k":0,"top-p":1.0,"typical-p":1.0},"schedule":{"min-factor":0.02,"name":"cosine","warmup-steps":50},"seed":1,"task":"language-model","teacher-forcing":{"choice":"sampled","name":"constant","probability":1.0},"train":{"accumulate":1,"activation-regularisation":0.0,"batch-size":32,"checkpoint-every":0,"clip-norm":1.0,"clip-value":0.0,"epochs":5,"eval-batch-size":16,"eval-every":0,"floor":true,"gradient-noise":0.0,"gradient-noise-gamma":0.55,"label-smoothing":0.0,"log-every":10,"max-steps":0,"patience":0,"sample-every":0,"seq-len":128,"state":"carry","temporal-activation-regularisation":0.0}}"#);
 
     let changed = scratch.succeed(
         "train dumped.toml --dump-config --set model.hidden-size=32 --set optimizer.name=sgd --set optimizer.momentum=0.9 \

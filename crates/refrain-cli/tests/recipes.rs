@@ -48,6 +48,24 @@ fn an_unknown_key_in_a_recipe_is_named_with_file_and_line_and_what_may_be_meant(
     error: unknown key `betas` in [optimizer], recipe.toml:3
     hint: `betas` is for name = "adamw" or "adam"
     "#);
+    assert_snapshot!(refused_recipe("[teacher-forcing]\nname = \"exponential\"\nscale = 9\n"), @r#"
+    exit status: 1
+    [stderr]
+    error: unknown key `scale` in [teacher-forcing], recipe.toml:3
+    hint: `scale` is for name = "inverse-sigmoid"
+    "#);
+    assert_snapshot!(refused_recipe("[train]\nteacher-forcing = 0.5\n"), @"
+    exit status: 1
+    [stderr]
+    error: unknown key `teacher-forcing` in [train], recipe.toml:2
+    hint: did you mean `name` in [teacher-forcing]?
+    ");
+    assert_snapshot!(refused_recipe("[train]\nteacher-forcing-ratio = 0.5\n"), @"
+    exit status: 1
+    [stderr]
+    error: unknown key `teacher-forcing-ratio` in [train], recipe.toml:2
+    hint: did you mean `probability` in [teacher-forcing]?
+    ");
     assert_snapshot!(refused_recipe("[schedule]\nname = \"cosine\"\ngamma = 0.9\n"), @r#"
     exit status: 1
     [stderr]
@@ -100,6 +118,37 @@ fn a_value_in_a_recipe_that_is_not_allowed_is_named_with_file_and_line() {
     error: `optimizer.name` must be one of `adamw`, `adam`, `rmsprop`, `sgd`, `asgd`, found the text "adam2", recipe.toml:2
     hint: did you mean `adamw`?
     "#);
+    assert_snapshot!(refused_recipe("[teacher-forcing]\nname = \"linera\"\n"), @r#"
+    exit status: 1
+    [stderr]
+    error: `teacher-forcing.name` must be one of `constant`, `linear`, `exponential`, `inverse-sigmoid`, found the text "linera", recipe.toml:2
+    hint: did you mean `linear`?
+    "#);
+    assert_snapshot!(refused_recipe("[teacher-forcing]\nprobability = 1.5\n"), @"
+    exit status: 1
+    [stderr]
+    error: `teacher-forcing.probability` must be a number of at least 0 and at most 1, found 1.5, recipe.toml:2
+    ");
+    assert_snapshot!(refused_recipe("[teacher-forcing]\nname = \"linear\"\nmin-probability = -0.1\n"), @"
+    exit status: 1
+    [stderr]
+    error: `teacher-forcing.min-probability` must be a number of at least 0 and at most 1, found -0.1, recipe.toml:3
+    ");
+    assert_snapshot!(refused_recipe("[teacher-forcing]\nname = \"inverse-sigmoid\"\nscale = 0.5\n"), @"
+    exit status: 1
+    [stderr]
+    error: `teacher-forcing.scale` must be a number of at least 1, found 0.5, recipe.toml:3
+    ");
+    assert_snapshot!(refused_recipe("[train]\nlabel-smoothing = 1.0\n"), @"
+    exit status: 1
+    [stderr]
+    error: `train.label-smoothing` must be a number of at least 0 and below 1, found 1.0, recipe.toml:2
+    ");
+    assert_snapshot!(refused_recipe("[train]\ngradient-noise = -0.3\n"), @"
+    exit status: 1
+    [stderr]
+    error: `train.gradient-noise` must be a number of at least 0, found -0.3, recipe.toml:2
+    ");
     assert_snapshot!(refused_recipe("[optimizer]\nname = \"sgd\"\nnesterov = true\n"), @"
     exit status: 1
     [stderr]

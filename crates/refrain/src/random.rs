@@ -19,6 +19,10 @@ pub enum Purpose {
     Sampling,
     /// Noise on gradients; one index, 0, the rest is in the key.
     GradientNoise,
+    /// Which inputs of a window stay the text's own; the index counts the windows trained on.
+    TeacherForcing,
+    /// The tokens that take the place of the others; the index likewise.
+    OwnTokens,
 }
 
 impl Purpose {
@@ -28,6 +32,8 @@ impl Purpose {
             Self::Dropout => 2,
             Self::Sampling => 3,
             Self::GradientNoise => 4,
+            Self::TeacherForcing => 5,
+            Self::OwnTokens => 6,
         }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) enum Allowed {
     Pair(Range),
 }
 
-/// A range of numbers; every range starts at 0.
+/// A range of numbers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Range {
     /// x > 0
@@ -58,6 +58,8 @@ pub(crate) enum Range {
     Factor,
     /// 0 ≤ x ≤ 1
     Share,
+    /// x ≥ 1
+    AtLeastOne,
     /// any
     Finite,
 }
@@ -72,6 +74,7 @@ impl Range {
                 Self::Fraction => x > 0.0 && x < 1.0,
                 Self::Factor => x > 0.0 && x <= 1.0,
                 Self::Share => (0.0..=1.0).contains(&x),
+                Self::AtLeastOne => x >= 1.0,
                 Self::Finite => true,
             }
     }
@@ -86,6 +89,7 @@ impl fmt::Display for Range {
             Self::Fraction => "above 0 and below 1",
             Self::Factor => "above 0 and at most 1",
             Self::Share => "of at least 0 and at most 1",
+            Self::AtLeastOne => "of at least 1",
             Self::Finite => "that is finite",
         })
     }
@@ -243,6 +247,7 @@ mod tests {
             (Range::Fraction, &[0.1, 0.999], &[0.0, 1.0]),
             (Range::Factor, &[0.1, 1.0], &[0.0, 1.1]),
             (Range::Share, &[0.0, 1.0], &[-0.1, 1.1]),
+            (Range::AtLeastOne, &[1.0, 200.0], &[0.999, -2.0]),
             (Range::Finite, &[-3.0, 3.0], &[f64::NAN, f64::NEG_INFINITY]),
         ] {
             for &x in inside {

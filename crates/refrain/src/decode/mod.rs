@@ -22,4 +22,5 @@ pub use history::History;
 pub use limits::{End, Limits};
 pub use prompt::prompt_tokens;
 pub use sample::Streams;
+pub(crate) use sample::draw;
 pub use texts::{Piece, Texts, Written};

@@ -96,7 +96,7 @@ impl<D: Decoder> Iterator for Streams<'_, D> {
 }
 
 /// Draws a token by the softmax of scores, which become probabilities; consumes one number of `random`.
-fn draw(scores: &mut [f64], random: &mut Random) -> u32 {
+pub(crate) fn draw(scores: &mut [f64], random: &mut Random) -> u32 {
     softmax(scores);
     let mut left = random.uniform();
     let mut drawn = 0;

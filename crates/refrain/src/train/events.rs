@@ -39,6 +39,9 @@ pub struct TrainRecord {
     /// The learning rate of this step.
     #[serde(deserialize_with = "nan_if_null")]
     pub learning_rate: f64,
+    /// The probability that an input of this step is the text's own token, where it is not always 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_forcing: Option<f64>,
     /// The global norm of the gradients before clipping.
     #[serde(deserialize_with = "nan_if_null")]
     pub gradient_norm: f64,
@@ -193,6 +196,7 @@ mod tests {
             loss_nats: 1.5,
             score: UnitScore::BitsPerChar(2.25),
             learning_rate: 0.002,
+            teacher_forcing: None,
             gradient_norm: 0.5,
             tokens_per_second: 1000.0,
             seconds: 8.0,

@@ -1,13 +1,16 @@
 //! One optimiser step, straight down.
 
+use burn::module::Module as _;
 use burn::tensor::Device;
 
-use super::config::{StateMode, TrainConfig};
+use super::config::StateMode;
 use super::error::{NotFinite, TrainError};
+use super::own_inputs::Mixture;
 use super::plan::Plan;
+use super::recipe::Recipe;
 use super::watch::GradientWatch;
 use crate::data::{Window, Windows};
-use crate::models::{LanguageModel, LanguageModelState, Regularisation};
+use crate::models::{LanguageModel, LanguageModelState, LanguageModelStepper, Regularisation};
 use crate::nn::{Detach, DropoutSchedule};
 use crate::optim::{GradientSet, Optimizer, joint_norm};
 use crate::tasks::window_tensors;
@@ -48,21 +51,33 @@ impl Learner {
         &mut self,
         windows: &Windows,
         plan: &Plan,
-        config: &TrainConfig,
-        (seed, step, learning_rate): (u64, u64, f64),
+        recipe: &Recipe,
+        (step, learning_rate): (u64, f64),
         device: &Device,
     ) -> Result<StepReport, TrainError> {
+        let (config, seed) = (&recipe.train, recipe.seed);
+        let forcing = &recipe.teacher_forcing;
+        let probability = forcing.probability(step);
+        let mut stepper: Option<LanguageModelStepper> = None;
         let group: Vec<(u64, Window)> =
             plan.windows_of(step).map(|index| (index, windows.get(plan.window_of_epoch(index)))).collect();
         let tokens: usize = group.iter().map(|(_, window)| window.targets.len()).sum();
         let mut gradients: Option<GradientSet> = None;
         let mut total_nats = 0.0;
 
-        for (index, window) in group {
+        for (index, mut window) in group {
             let carried = match config.state {
                 StateMode::Carry if plan.window_of_epoch(index) > 0 => self.carry.take(),
                 StateMode::Carry | StateMode::Reset => None,
             };
+            if let Some(mixture) = Mixture::new([window.batch_size, window.seq_len], probability, seed, index) {
+                let stepper = stepper.get_or_insert_with(|| LanguageModelStepper::new(&self.model().valid()));
+                let state = match &carried {
+                    Some(state) => stepper.state_of(state.recurrent()),
+                    None => stepper.state(window.batch_size),
+                };
+                window.inputs = mixture.inputs(stepper, state, &window.inputs, forcing.choice);
+            }
             let count = window.targets.len();
             let (inputs, targets) = window_tensors(window, device);
             let schedule = Some(DropoutSchedule::new(seed, index));

@@ -16,6 +16,7 @@ use super::recipe::Recipe;
 use super::run_folder::RunFolder;
 use super::snapshot::{Averaging, Best, Progress, Snapshot, Unlogged};
 use super::step::{Learner, StepReport};
+use super::teacher_forcing::TeacherForcing;
 use super::tensorboard::EventWriter;
 use crate::decode::{Constraints, Streams, prompt_tokens};
 use crate::files::write_atomic;
@@ -231,8 +232,7 @@ impl Trainer {
 
             clock.start();
             let rate = self.schedule.rate(step);
-            let at = (self.recipe.seed, step, rate);
-            let report = self.learner.step(&self.data.train, &self.plan, &config, at, &self.device)?;
+            let report = self.learner.step(&self.data.train, &self.plan, &self.recipe, (step, rate), &self.device)?;
             self.progress.step += 1;
             clock.stop(report.tokens);
 
@@ -268,12 +268,16 @@ impl Trainer {
         let step = self.progress.step;
         let loss_nats = nats / tokens as f64;
         let tokens_per_second = clock.tokens_per_second();
+        let forcing = &self.recipe.teacher_forcing;
+        let teacher_forcing =
+            (*forcing != TeacherForcing::default()).then(|| forcing.probability(step.saturating_sub(1)));
         let record = TrainRecord {
             step,
             epoch: self.plan.epoch_after(step),
             loss_nats,
             score: text_score(&self.data.summary.train, loss_nats),
             learning_rate,
+            teacher_forcing,
             gradient_norm: report.gradient_norm,
             tokens_per_second,
             seconds: clock.seconds,
@@ -287,6 +291,9 @@ impl Trainer {
             ("train/tokens_per_second", record.tokens_per_second),
         ] {
             self.tensorboard.scalar(tag, step, value)?;
+        }
+        if let Some(probability) = teacher_forcing {
+            self.tensorboard.scalar("train/teacher_forcing", step, probability)?;
         }
         let steps_left = (self.plan.total_steps - step) as f64;
         let tokens_per_step = self.data.train.targets() as f64 / self.plan.steps_per_epoch() as f64;

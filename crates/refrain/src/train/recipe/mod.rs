@@ -11,6 +11,7 @@ use toml::{Table, Value};
 use self::entries::Entry;
 use self::schema::Kinds;
 use super::config::{StateMode, TrainConfig};
+use super::teacher_forcing::TeacherForcing;
 use crate::data::DataConfig;
 use crate::decode::SampleConfig;
 use crate::models::{CellKind, LanguageModelConfig};
@@ -45,6 +46,8 @@ pub struct Recipe {
     pub model: LanguageModelConfig,
     /// How long, on what batches, and how often to look.
     pub train: TrainConfig,
+    /// What the model reads in training: the text, or what it writes itself.
+    pub teacher_forcing: TeacherForcing,
     /// What moves the weights.
     pub optimizer: OptimizerConfig,
     /// How the learning rate changes.
@@ -62,6 +65,7 @@ impl Default for Recipe {
             data: DataConfig::default(),
             model: LanguageModelConfig::default(),
             train: TrainConfig::default(),
+            teacher_forcing: TeacherForcing::default(),
             optimizer: OptimizerConfig::default(),
             schedule: ScheduleConfig::default(),
             sample: SampleConfig::default(),
@@ -83,7 +87,7 @@ impl Recipe {
     /// Reads a recipe and changes it by `overrides`, each `key=value` or `table.key=value`; the later one wins.
     ///
     /// A value is TOML; text may go without quotation marks, it is then taken as it stands. An override that chooses
-    /// another optimiser or schedule than the file sets aside the file's table, whose numbers were for the other one: what
+    /// another optimiser or another schedule, of the learning rate or of teacher forcing, than the file sets aside the file's table, whose numbers were for the other one: what
     /// the overrides leave out has the default of their choice. One that chooses another cell, or other tokens, sets aside only
     /// what these do not have.
     ///
@@ -96,6 +100,7 @@ impl Recipe {
         let flags = overrides.iter().map(|flag| entries::of_flag(flag)).collect::<Result<Vec<_>, _>>()?;
         let chosen = Kinds::chosen(&flags, in_file)?;
         entries.retain(|entry| match entry.path.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["teacher-forcing", ..] => chosen.forcing == in_file.forcing,
             ["optimizer", ..] => chosen.optimizer == in_file.optimizer,
             ["schedule", ..] => chosen.schedule == in_file.schedule,
             [table @ ("data" | "model"), key] => schema::has(table, key, chosen),
@@ -241,8 +246,8 @@ impl Recipe {
     }
 
     fn kinds(&self) -> Kinds {
-        let (optimizer, schedule) = (self.optimizer.name, self.schedule.name);
-        Kinds { tokens: self.data.tokens, cell: self.model.cell, optimizer, schedule }
+        let (forcing, optimizer, schedule) = (self.teacher_forcing.name, self.optimizer.name, self.schedule.name);
+        Kinds { tokens: self.data.tokens, cell: self.model.cell, forcing, optimizer, schedule }
     }
 
     /// Checks values against each other.

@@ -4,16 +4,17 @@ use toml::Value;
 
 use super::entries::Entry;
 use super::error::RecipeError;
-use super::{TaskKind, TrainConfig};
+use super::{TaskKind, TeacherForcing, TrainConfig};
 use crate::data::DataConfig;
 use crate::decode::SampleConfig;
 use crate::models::{CellKind, LanguageModelConfig};
 use crate::optim::{OptimizerConfig, OptimizerKind, ScheduleConfig, ScheduleKind};
 use crate::setting::{Allowed, Setting, nearest};
 use crate::text::Unit;
+use crate::train::ForcingKind;
 
 /// The tables, in the order in which a recipe is written.
-pub(super) const TABLES: &[&str] = &["data", "model", "train", "optimizer", "schedule", "sample"];
+pub(super) const TABLES: &[&str] = &["data", "model", "train", "teacher-forcing", "optimizer", "schedule", "sample"];
 
 const TOP: &[Setting] =
     &[Setting::new("task", Allowed::OneOf(TaskKind::NAMES)), Setting::new("seed", Allowed::Integer(0))];
@@ -28,6 +29,9 @@ const SYNONYMS: &[(&str, &str, &str)] = &[
     ("bsz", "train", "batch-size"),
     ("clip", "train", "clip-norm"),
     ("grad-clip", "train", "clip-norm"),
+    ("teacher-forcing", "teacher-forcing", "name"),
+    ("teacher-forcing-ratio", "teacher-forcing", "probability"),
+    ("scheduled-sampling", "teacher-forcing", "name"),
     ("max-iters", "train", "max-steps"),
     ("nhid", "model", "hidden-size"),
     ("rnn-size", "model", "hidden-size"),
@@ -41,6 +45,7 @@ const SYNONYMS: &[(&str, &str, &str)] = &[
 pub(super) struct Kinds {
     pub(super) tokens: Unit,
     pub(super) cell: CellKind,
+    pub(super) forcing: ForcingKind,
     pub(super) optimizer: OptimizerKind,
     pub(super) schedule: ScheduleKind,
 }
@@ -60,6 +65,10 @@ impl Kinds {
                 ("model", "cell") => {
                     check(entry, kinds)?;
                     kinds.cell = named(CellKind::ALL, name, CellKind::as_str).unwrap_or_default();
+                }
+                ("teacher-forcing", "name") => {
+                    check(entry, kinds)?;
+                    kinds.forcing = named(ForcingKind::ALL, name, ForcingKind::as_str).unwrap_or_default();
                 }
                 ("optimizer", "name") => {
                     check(entry, kinds)?;
@@ -91,6 +100,7 @@ pub(super) fn settings(table: &str, kinds: Kinds) -> Option<&'static [Setting]> 
         "data" => Some(DataConfig::settings(kinds.tokens)),
         "model" => Some(LanguageModelConfig::settings(kinds.cell)),
         "train" => Some(TrainConfig::SETTINGS),
+        "teacher-forcing" => Some(TeacherForcing::settings(kinds.forcing)),
         "optimizer" => Some(OptimizerConfig::settings(kinds.optimizer)),
         "schedule" => Some(ScheduleConfig::settings(kinds.schedule)),
         "sample" => Some(SampleConfig::SETTINGS),
@@ -108,6 +118,9 @@ fn variants(table: &str) -> Vec<(&'static str, Kinds)> {
     match table {
         "data" => Unit::ALL.iter().map(|&tokens| (tokens.as_str(), Kinds { tokens, ..Kinds::default() })).collect(),
         "model" => CellKind::ALL.iter().map(|&cell| (cell.as_str(), Kinds { cell, ..Kinds::default() })).collect(),
+        "teacher-forcing" => {
+            ForcingKind::ALL.iter().map(|&forcing| (forcing.as_str(), Kinds { forcing, ..Kinds::default() })).collect()
+        }
         "optimizer" => OptimizerKind::ALL
             .iter()
             .map(|&optimizer| (optimizer.as_str(), Kinds { optimizer, ..Kinds::default() }))

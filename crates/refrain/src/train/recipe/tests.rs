@@ -6,14 +6,17 @@ use crate::decode::FilterSettings;
 use crate::models::{CellKind, PrecisionKind};
 use crate::optim::ScheduleKind;
 use crate::text::Unit;
+use crate::train::ForcingKind;
 
 /// Every combination of choices that decides which keys there are.
 fn all_kinds() -> impl Iterator<Item = Kinds> {
     let with_cell = |optimizer, schedule| {
-        // That of tokens has nothing to do with the others.
-        let pairs = CellKind::ALL.iter().cycle().zip(Unit::ALL.iter().cycle());
-        let all = CellKind::ALL.len().max(Unit::ALL.len());
-        pairs.take(all).map(move |(&cell, &tokens)| Kinds { tokens, cell, optimizer, schedule })
+        // Those of tokens and of teacher forcing have nothing to do with the others.
+        let cells = CellKind::ALL.iter().cycle();
+        let others = Unit::ALL.iter().cycle().zip(ForcingKind::ALL.iter().cycle());
+        let kinds = move |(&cell, (&tokens, &forcing))| Kinds { tokens, cell, forcing, optimizer, schedule };
+        let all = CellKind::ALL.len().max(Unit::ALL.len()).max(ForcingKind::ALL.len());
+        cells.zip(others).take(all).map(kinds)
     };
     let optimizers = OptimizerKind::ALL.iter();
     optimizers
@@ -25,6 +28,7 @@ fn recipe_of(kinds: Kinds) -> Recipe {
     Recipe {
         data: DataConfig { tokens: kinds.tokens, tokenizer, ..DataConfig::default() },
         model: LanguageModelConfig { cell: kinds.cell, ..LanguageModelConfig::default() },
+        teacher_forcing: TeacherForcing { name: kinds.forcing, ..TeacherForcing::default() },
         optimizer: OptimizerConfig::of(kinds.optimizer),
         schedule: ScheduleConfig { name: kinds.schedule, ..ScheduleConfig::default() },
         train: TrainConfig::of(kinds.cell),
@@ -116,6 +120,11 @@ sample-every = 0
 checkpoint-every = 0
 patience = 0
 floor = true
+
+[teacher-forcing]
+name = "constant"
+probability = 1.0
+choice = "sampled"
 
 [optimizer]
 name = "adamw"
@@ -311,7 +320,7 @@ fn what_may_have_been_meant_is_said() {
         ("[modle]\nx = 1", "error: unknown table [modle], a.toml:1\nhint: did you mean [model]?"),
         (
             "[foo]",
-            "error: unknown table [foo], a.toml:1\nhint: the tables are [data], [model], [train], [optimizer], [schedule], [sample]",
+            "error: unknown table [foo], a.toml:1\nhint: the tables are [data], [model], [train], [teacher-forcing], [optimizer], [schedule], [sample]",
         ),
         (
             "[sample]\nzzz = 1",
