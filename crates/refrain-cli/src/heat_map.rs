@@ -63,7 +63,8 @@ const SEQUENTIAL: &[[u8; 3]] = &[
 const DIVERGING: &[[u8; 3]] =
     &[[0x0b, 0x4f, 0x96], [0x74, 0xa9, 0xd8], [0xf7, 0xf7, 0xf7], [0xf2, 0xa5, 0x5c], [0x9a, 0x4a, 0x00]];
 
-const STYLE: &str = "text{fill:#24292f;font-family:'DejaVu Sans Mono',Menlo,Consolas,monospace}\
+/// Light and dark ground, as the reader has it.
+pub(crate) const STYLE: &str = "text{fill:#24292f;font-family:'DejaVu Sans Mono',Menlo,Consolas,monospace}\
     .ground{fill:#fff}.faint{fill:#57606a}.frame{fill:none;stroke:#8c959f}\
     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.ground{fill:#0d1117}.faint{fill:#9198a1}.frame{stroke:#656c76}}";
 
@@ -253,7 +254,7 @@ fn shown(ch: char) -> (&'static str, char) {
     }
 }
 
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

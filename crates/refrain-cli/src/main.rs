@@ -2,10 +2,12 @@
 
 mod commands;
 mod console;
+mod curve;
 mod engine;
 mod failure;
 mod heat_map;
 mod input;
+mod memory;
 mod model;
 mod output;
 mod score;

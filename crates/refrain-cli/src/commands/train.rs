@@ -1,5 +1,7 @@
 //! `refrain train`.
 
+mod find;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use refrain::train::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use self::find::FindArgs;
 use crate::console::{Console, duration};
 use crate::engine::{self, EngineArgs};
 use crate::failure::Usage;
@@ -24,6 +27,8 @@ use crate::output;
 /// Without an argument the built-in recipe trains a character model on the bundled Shakespeare. A text file is read as
 /// UTF-8, UTF-16 or GB18030, whichever it is; the decision is shown, and --set data.encoding=NAME overrules it. A file
 /// ending in .toml is a recipe; --dump-config prints the complete recipe and trains nothing.
+///
+/// --find-lr and --find-batch-size train nothing that is kept: they tell what a recipe may be given before it is trained.
 ///
 /// Ctrl-C saves, scores the best model and ends; --resume goes on later, to the same bytes. A second Ctrl-C ends at once.
 #[derive(Debug, clap::Args)]
@@ -42,6 +47,8 @@ pub(crate) struct Args {
     /// Print the complete recipe that these arguments make, and end
     #[arg(long, conflicts_with = "resume")]
     dump_config: bool,
+    #[command(flatten)]
+    find: FindArgs,
     /// Print the outcome, or the dumped recipe, as one JSON object
     #[arg(long)]
     json: bool,
@@ -61,12 +68,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         let engine = args.engine.install()?;
+        if args.find.find_batch_size {
+            return find::batch_size(&recipe, args.json).map(|()| ExitCode::SUCCESS);
+        }
         let data = load_data(&recipe)?;
         let folder = match &args.run_dir {
             Some(dir) => RunFolder::create(dir).map_err(TrainError::from)?,
             None => RunFolder::create_unique(Path::new("runs"), &stem(args.source.as_deref(), &recipe))
                 .map_err(TrainError::from)?,
         };
+        if args.find.find_lr {
+            return find::learning_rate(&recipe, &data, &folder, args.json).map(|()| ExitCode::SUCCESS);
+        }
         let trainer = Trainer::start(recipe.clone(), data, folder)?;
         return train(trainer, &recipe, &engine, args.json);
     };

@@ -66,6 +66,9 @@ fn help_names_every_default_of_training() {
     data.encoding=NAME overrules it. A file ending in .toml is a recipe; --dump-config prints the
     complete recipe and trains nothing.
 
+    --find-lr and --find-batch-size train nothing that is kept: they tell what a recipe may be given
+    before it is trained.
+
     Ctrl-C saves, scores the best model and ends; --resume goes on later, to the same bytes. A second
     Ctrl-C ends at once.
 
@@ -88,6 +91,15 @@ fn help_names_every_default_of_training() {
 
           --dump-config
               Print the complete recipe that these arguments make, and end
+
+          --find-lr
+              Raise the learning rate from mini-batch to mini-batch, keep the curve of the loss in the
+              run's folder, as learning-rate.svg and learning-rate.json, print the rate at which the
+              loss falls fastest, and end
+
+          --find-batch-size
+              Train for a moment with batches of 1, 2, 4 and so on, print the speed and the memory of
+              each, and end
 
           --json
               Print the outcome, or the dumped recipe, as one JSON object

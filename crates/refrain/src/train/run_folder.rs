@@ -16,6 +16,9 @@ pub const BEST: &str = "best.safetensors";
 const SAMPLES: &str = "samples";
 const TENSORBOARD: &str = "tensorboard";
 const LOCK: &str = "run.lock";
+/// What a sweep of learning rates found, which may be there before a run begins.
+const RATE_CURVE: &str = "learning-rate.json";
+const RATE_PLOT: &str = "learning-rate.svg";
 
 /// A run's folder, locked for as long as this value lives. The operating system drops the lock of a killed process.
 #[derive(Debug)]
@@ -159,6 +162,16 @@ impl RunFolder {
         self.path.join(METRICS)
     }
 
+    /// The loss by the learning rate, `learning-rate.json`.
+    pub fn rate_curve(&self) -> PathBuf {
+        self.path.join(RATE_CURVE)
+    }
+
+    /// The same as a picture, `learning-rate.svg`.
+    pub fn rate_plot(&self) -> PathBuf {
+        self.path.join(RATE_PLOT)
+    }
+
     /// The generated samples, `samples/`.
     pub fn samples_dir(&self) -> PathBuf {
         self.path.join(SAMPLES)
@@ -227,11 +240,11 @@ fn named(holder: Option<u32>) -> String {
 }
 
 /// Refuses a folder that holds more than a run leaves which was stopped before its configuration was written: the lock
-/// and a half-written file.
+/// and a half-written file; and what a sweep of learning rates found.
 fn refuse_content(path: &Path) -> Result<(), RunFolderError> {
     for entry in fs::read_dir(path).map_err(because("list", path))? {
         let name = entry.map_err(because("list", path))?.file_name();
-        if name != LOCK && !files::is_leftover(&name) {
+        if ![LOCK, RATE_CURVE, RATE_PLOT].iter().any(|known| name == *known) && !files::is_leftover(&name) {
             return Err(RunFolderError::NotEmpty { path: path.into() });
         }
     }

@@ -13,6 +13,7 @@ use super::median;
 use super::options::Pass;
 use super::work::Timing;
 use crate::failure::Usage;
+use crate::memory::peak_bytes;
 use crate::output;
 
 /// What a process says of its one case.
@@ -55,23 +56,4 @@ pub(super) fn time(subject: &Subject, repeats: NonZeroUsize) -> anyhow::Result<T
     let tokens = case.batch_size * case.seq_len;
     let flops = 3.0 * 2.0 * (weights * tokens) as f64;
     Ok(Timing { seconds, tokens, flops, bytes: None, seconds_of_plain: None, peak_bytes })
-}
-
-/// The most memory that this process has held.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn linux_tells_the_peak() {
-        assert!(peak_bytes().is_some_and(|bytes| bytes > 1 << 20));
-    }
 }
