@@ -27,10 +27,19 @@ impl LanguageModelConfig {
     /// # Panics
     /// If an option does not go with another, which recipes are checked for.
     pub fn init(&self, vocab_size: usize, seed: u64, device: &Device) -> LanguageModel {
+        self.init_by(&mut Initializer::new(seed, device), vocab_size)
+    }
+
+    /// A model for [`LanguageModel::with_tensors`] to fill: random weights, orthogonal ones before all, take longer to draw than a
+    /// file to read.
+    pub(super) fn blank(&self, vocab_size: usize, device: &Device) -> LanguageModel {
+        self.init_by(&mut Initializer::blank(device), vocab_size)
+    }
+
+    fn init_by(&self, init: &mut Initializer<'_>, vocab_size: usize) -> LanguageModel {
         if let Some((_, problem, _)) = self.conflict() {
             panic!("{problem}");
         }
-        let init = &mut Initializer::new(seed, device);
         let output_size = self.output_size();
         let mut embedding = EmbeddingConfig { vocab_size, embedding_size: self.embedding_size }.init(init);
         // What both would begin with is for the head: its scores are products of many weights.

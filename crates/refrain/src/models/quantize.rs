@@ -33,8 +33,8 @@ impl TrainedModel {
     /// The model with the weights of its recurrent layers and its head in eight bits: each the nearest multiple of a step, of
     /// which the greatest weight of its row is 127. Embedding and biases stay as they are.
     ///
-    /// A head that shares the embedding's weights stays as it is with them. It computes in f32, whatever the precision before, since its states and sums are f32. It is
-    /// for inference: a checkpoint that holds one is refused.
+    /// A head that shares the embedding's weights stays as it is with them. It computes in f32, whatever the precision before, since
+    /// its states and sums are f32. It is for inference: a checkpoint that holds one is refused.
     ///
     /// # Errors
     /// When its weights are in eight bits already, or are not all finite, or it is a transformer.
@@ -51,8 +51,7 @@ impl TrainedModel {
         let artefact = Artefact { tensors: self.model.to_quantized_tensors(), ..artefact };
         let config = LanguageModelConfig { precision: PrecisionKind::F32, ..self.config.clone() };
         let device = self.model.device();
-        // The seed is of no account: every parameter is replaced.
-        let model = config.init(self.vocabulary.len(), 0, &device).with_tensors(&artefact)?;
+        let model = config.blank(self.vocabulary.len(), &device).with_tensors(&artefact)?;
         let provenance = Provenance { refrain: env!("CARGO_PKG_VERSION").to_owned(), ..self.provenance.clone() };
         Ok(Self { model, config, provenance, vocabulary: self.vocabulary.clone(), recipe: self.recipe.clone() })
     }

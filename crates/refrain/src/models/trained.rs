@@ -99,8 +99,7 @@ impl TrainedModel {
         artefact.require_finite()?;
         check_vocabulary(artefact, vocabulary.len())?;
         check_fit(artefact, &config, vocabulary.len())?;
-        // The seed is of no account: every parameter is replaced.
-        let model = config.init(vocabulary.len(), 0, device).with_tensors(artefact)?;
+        let model = config.blank(vocabulary.len(), device).with_tensors(artefact)?;
         Ok(Self { model, config, vocabulary, recipe, provenance })
     }
 }

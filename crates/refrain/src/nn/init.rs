@@ -61,7 +61,8 @@ impl From<f64> for ForgetBias {
 /// Draws the parameters of a model one after another.
 #[derive(Debug)]
 pub struct Initializer<'a> {
-    seed: u64,
+    /// None where nothing is drawn.
+    seed: Option<u64>,
     next: u64,
     device: &'a Device,
 }
@@ -69,7 +70,12 @@ pub struct Initializer<'a> {
 impl<'a> Initializer<'a> {
     /// An initializer whose parameters live on `device`.
     pub fn new(seed: u64, device: &'a Device) -> Self {
-        Self { seed, next: 0, device }
+        Self { seed: Some(seed), next: 0, device }
+    }
+
+    /// An initializer that draws nothing: zeros stand in place of random numbers, for a model whose parameters are read from a file.
+    pub(crate) fn blank(device: &'a Device) -> Self {
+        Self { seed: None, next: 0, device }
     }
 
     /// Where the parameters live.
@@ -77,10 +83,14 @@ impl<'a> Initializer<'a> {
         self.device
     }
 
-    fn stream(&mut self) -> Random {
-        let random = Random::new(self.seed, Purpose::Initialisation, self.next);
+    /// The numbers that `draw` makes of the next stream, `len` of them.
+    fn drawn(&mut self, len: usize, draw: impl FnOnce(&mut Random) -> Vec<f32>) -> Vec<f32> {
+        let stream = self.next;
         self.next += 1;
-        random
+        match self.seed {
+            Some(seed) => draw(&mut Random::new(seed, Purpose::Initialisation, stream)),
+            None => vec![0.0; len],
+        }
     }
 
     fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
@@ -113,23 +123,25 @@ impl<'a> Initializer<'a> {
 
     /// Uniform in `±bound`.
     pub fn uniform(&mut self, shape: [usize; 2], bound: f64) -> Param<Tensor<2>> {
-        let mut random = self.stream();
-        let values = (0..shape[0] * shape[1]).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect();
+        let len = shape[0] * shape[1];
+        let values =
+            self.drawn(len, |random| (0..len).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect());
         self.param(values, shape)
     }
 
     /// Standard normal times `deviation`.
     pub fn normal(&mut self, shape: [usize; 2], deviation: f64) -> Param<Tensor<2>> {
-        let mut random = self.stream();
-        let values = (0..shape[0] * shape[1]).map(|_| (random.normal() * deviation) as f32).collect();
+        let len = shape[0] * shape[1];
+        let values = self.drawn(len, |random| (0..len).map(|_| (random.normal() * deviation) as f32).collect());
         self.param(values, shape)
     }
 
     /// `blocks` random matrices of `[rows / blocks, columns]`, one below the other, whose rows are orthonormal, or their columns
     /// where there are fewer of them (Saxe et al. 2013).
     pub fn orthogonal(&mut self, [rows, columns]: [usize; 2], blocks: usize) -> Param<Tensor<2>> {
-        let mut random = self.stream();
-        let values = (0..blocks).flat_map(|_| orthogonal(&mut random, [rows / blocks, columns])).collect();
+        let values = self.drawn(rows * columns, |random| {
+            (0..blocks).flat_map(|_| orthogonal(random, [rows / blocks, columns])).collect()
+        });
         self.param(values, [rows, columns])
     }
 
@@ -149,9 +161,10 @@ impl<'a> Initializer<'a> {
             ForgetBias::Constant(bias) => [vec![0.0; size], vec![bias as f32; size]],
             ForgetBias::Chrono { max_steps } => {
                 assert!(max_steps >= 2, "chrono initialisation for {max_steps} steps: dependencies are of 2 at least");
-                let mut random = self.stream();
-                let mut draw = || (1.0 + random.uniform() * (max_steps - 2) as f64).ln() as f32;
-                let forget: Vec<f32> = (0..size).map(|_| draw()).collect();
+                let forget = self.drawn(size, |random| {
+                    let mut draw = || (1.0 + random.uniform() * (max_steps - 2) as f64).ln() as f32;
+                    (0..size).map(|_| draw()).collect()
+                });
                 [forget.iter().map(|bias| -bias).collect(), forget]
             }
         }
@@ -295,6 +308,21 @@ mod tests {
         let largest = weight.val().into_data().iter::<f64>().map(f64::abs).fold(0.0, f64::max);
         let bound = (6.0f64 / 150.0).sqrt();
         assert!(largest <= bound && largest > 0.99 * bound, "{largest} against {bound}");
+    }
+
+    #[test]
+    fn a_blank_parameter_has_its_shape_and_no_numbers() {
+        let device = Device::flex();
+        let mut init = Initializer::blank(&device);
+        let blank = [
+            init.uniform([4, 3], 1.0),
+            init.normal([4, 3], 1.0),
+            init.orthogonal([4, 3], 2),
+            init.weights(InitialWeights::XavierUniform, [4, 3], 1),
+        ];
+        for weight in blank {
+            assert_eq!(weight.val().into_data(), TensorData::zeros::<f32, _>([4, 3]));
+        }
     }
 
     #[test]
