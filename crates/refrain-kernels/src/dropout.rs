@@ -23,13 +23,13 @@ pub struct DropoutKey {
 }
 
 impl DropoutKey {
-    /// The generator, at the bits of element `element`.
-    fn generator(self, element: usize) -> ChaCha8Rng {
+    /// The generator, at the bits of element `element`, of which each has so many.
+    fn generator(self, element: usize, bits: u32) -> ChaCha8Rng {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.seed.to_le_bytes());
         let mut generator = ChaCha8Rng::from_seed(seed);
         generator.set_stream(self.stream);
-        generator.set_word_pos(element as u128 * u128::from(BITS) / 32);
+        generator.set_word_pos(element as u128 * u128::from(bits) / 32);
         generator
     }
 }
@@ -48,7 +48,7 @@ pub fn dropout(engine: &Engine, key: DropoutKey, probability: f32, input: &[f32]
     let scale = 1.0 / (1.0 - probability);
     let shared = SharedSlice::new(output);
     engine.for_ranges(input.len(), STRETCH, |range| {
-        let mut generator = key.generator(range.start);
+        let mut generator = key.generator(range.start, BITS);
         let mut bytes = [0; BYTES];
         // SAFETY: the ranges of different members are disjoint.
         let output = unsafe { shared.part_mut(range.start, range.len()) };
@@ -123,25 +123,29 @@ impl Kernel for Product<'_> {
 /// Independent events in bits: `rows` rows of `row_len` bits in whole words, the first in the lowest bit. Each is set with
 /// `probability` rounded to a multiple of 2⁻¹⁶; the bits beyond a row's end are clear.
 ///
-/// Which ones happen depends on the key and their place alone, counted over whole words.
+/// Which ones happen depends on the key, the probability and their place alone, counted over whole words.
 ///
 /// # Panics
 ///
 /// When `probability` is not in 0..=1.
 pub fn events(engine: &Engine, key: DropoutKey, probability: f32, rows: usize, row_len: usize) -> Vec<u32> {
     let threshold = threshold(probability);
+    // Last digits of zero decide nothing and are not drawn: a half takes one digit.
+    let zeros = threshold.trailing_zeros().min(BITS);
+    let (threshold, digits) = (threshold >> zeros, BITS - zeros);
     let words = row_len.div_ceil(WORD);
     let mut events = vec![0; rows * words];
     let shared = SharedSlice::new(&mut events);
     // Shared out by how many events there are.
     engine.for_ranges(rows * words * WORD, STRETCH, |drawn| {
         let range = drawn.start / WORD..drawn.end / WORD;
-        let mut generator = key.generator(drawn.start);
+        let mut generator = key.generator(drawn.start, digits);
         let mut bytes = [0; BYTES];
+        let bytes = &mut bytes[..digits as usize * size_of::<[u32; WORDS]>()];
         // SAFETY: the ranges of different members are disjoint.
         let events = unsafe { shared.part_mut(range.start, range.len()) };
-        for events in events.chunks_mut(STRETCH / WORD) {
-            generator.fill_bytes(&mut bytes);
+        for events in events.chunks_mut(WORDS) {
+            generator.fill_bytes(bytes);
             engine.kernel(Draw { digits: bytes.as_chunks().0.as_chunks().0, threshold, events });
         }
     });
@@ -155,6 +159,8 @@ pub fn events(engine: &Engine, key: DropoutKey, probability: f32, rows: usize, r
 
 /// Events of a word.
 const WORD: usize = u32::BITS as usize;
+/// Words of a stretch.
+const WORDS: usize = STRETCH / WORD;
 
 /// Random bits below this, as a number, are an event.
 fn threshold(probability: f32) -> u32 {
@@ -163,8 +169,9 @@ fn threshold(probability: f32) -> u32 {
 }
 
 struct Draw<'a> {
-    /// For each word of events, the binary digits of its random numbers: a word of last digits, one of those before, and so on.
-    digits: &'a [[[u8; 4]; BITS as usize]],
+    /// The binary digits of a random number for each event of a stretch, a word for a word of events: the last digit of all,
+    /// the one before, and so on.
+    digits: &'a [[[u8; 4]; WORDS]],
     threshold: u32,
     events: &'a mut [u32],
 }
@@ -172,17 +179,18 @@ struct Draw<'a> {
 impl Kernel for Draw<'_> {
     type Output = ();
 
-    /// Compares digit by digit, from the last one, the numbers of a whole word at once.
+    /// Compares digit by digit, from the last one, the numbers of a whole stretch at once.
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
-        for (event, digits) in self.events.iter_mut().zip(self.digits) {
-            let mut less = 0;
-            for (place, &digits) in digits.iter().enumerate() {
-                let digits = u32::from_le_bytes(digits);
-                less = if self.threshold >> place & 1 == 1 { !digits | less } else { !digits & less };
+        // A threshold of more digits than the numbers have is above all of them; that of 0 is above none.
+        self.events.fill(if self.digits.is_empty() && self.threshold > 0 { u32::MAX } else { 0 });
+        for (place, digits) in self.digits.iter().enumerate() {
+            let is_set = if self.threshold >> place & 1 == 1 { u32::MAX } else { 0 };
+            for (less, &digits) in self.events.iter_mut().zip(digits) {
+                // Less where the digit is 0 and the threshold's is 1, or both are the same and it was less before: a majority.
+                let is_zero = !u32::from_le_bytes(digits);
+                *less = (is_zero & (is_set | *less)) | (is_set & *less);
             }
-            // A threshold of one digit more is above all numbers.
-            *event = if self.threshold >> BITS == 1 { u32::MAX } else { less };
         }
     }
 }
@@ -251,23 +259,29 @@ mod tests {
     #[test]
     fn events_happen_as_often_as_they_should_and_where_the_key_says() {
         let (rows, len) = (301, 77);
-        let mut all = Vec::new();
-        for isa in Isa::supported() {
-            for num_threads in [1, 3] {
-                let engine = Engine::new(isa, num_threads).expect("supported");
-                all.push(events(&engine, KEY, 0.3, rows, len));
+        // Of sixteen binary digits, of one, of four.
+        for probability in [0.3, 0.5, 0.1875] {
+            let mut all = Vec::new();
+            for isa in Isa::supported() {
+                for num_threads in [1, 3] {
+                    let engine = Engine::new(isa, num_threads).expect("supported");
+                    all.push(events(&engine, KEY, probability, rows, len));
+                }
             }
+            assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+            let count: u32 = all[0].iter().map(|word| word.count_ones()).sum();
+            let share = f64::from(count) / (rows * len) as f64;
+            assert!((share - f64::from(probability)).abs() < 0.01, "{share} instead of {probability}");
+            assert!(all[0].chunks_exact(3).all(|row| row[2] >> 13 == 0), "bits beyond the row are clear");
+            let engine = Engine::new(Isa::detect(), 1).expect("supported");
+            assert_ne!(all[0], events(&engine, DropoutKey { stream: 4, ..KEY }, probability, rows, len));
+            let fewer = events(&engine, KEY, probability, 100, len);
+            assert_eq!(fewer, all[0][..fewer.len()], "more rows begin with the events of fewer");
         }
-        assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
-        let count: u32 = all[0].iter().map(|word| word.count_ones()).sum();
-        let share = f64::from(count) / (rows * len) as f64;
-        assert!((share - 0.3).abs() < 0.01, "{share}");
-        assert!(all[0].chunks_exact(3).all(|row| row[2] >> 13 == 0), "bits beyond the row are clear");
         let engine = Engine::new(Isa::detect(), 1).expect("supported");
         assert!(events(&engine, KEY, 0.0, rows, len).iter().all(|&word| word == 0));
         let always = events(&engine, KEY, 1.0, 2, 33);
         assert_eq!(always, [u32::MAX, 1, u32::MAX, 1]);
-        assert_ne!(all[0], events(&engine, DropoutKey { stream: 4, ..KEY }, 0.3, rows, len));
     }
 
     #[test]
