@@ -13,7 +13,7 @@ use refrain_kernels::DropoutKey;
 pub enum Purpose {
     /// Initial weights; the index is the parameter's place in the model.
     Initialisation,
-    /// Dropout masks; the index counts the windows trained on.
+    /// Dropout masks; the index is the step that a pass begins at, the window is in the key.
     Dropout,
     /// Sampling text; the index is the number of the sample.
     Sampling,
@@ -64,11 +64,11 @@ impl Random {
     }
 }
 
-/// The dropout mask of one place in the model (`site`) for one window of training.
+/// The dropout mask of one place in the model (`site`) for one window of training, from its step `step` on.
 ///
 /// At most 256 sites share a window's numbers.
-pub fn dropout_key(seed: u64, window: u64, site: u8) -> DropoutKey {
-    let seed = Random::new(seed, Purpose::Dropout, 0).0.next_u64();
+pub fn dropout_key(seed: u64, window: u64, step: u64, site: u8) -> DropoutKey {
+    let seed = Random::new(seed, Purpose::Dropout, step).0.next_u64();
     DropoutKey { seed, stream: (window << 8) | u64::from(site) }
 }
 
@@ -106,9 +106,10 @@ mod tests {
     }
 
     #[test]
-    fn dropout_keys_differ_by_window_and_site() {
-        assert_ne!(dropout_key(1, 0, 1), dropout_key(1, 1, 0));
-        assert_ne!(dropout_key(1, 0, 1), dropout_key(1, 0, 0));
-        assert_ne!(dropout_key(1, 0, 0), dropout_key(2, 0, 0));
+    fn dropout_keys_differ_by_window_step_and_site() {
+        assert_ne!(dropout_key(1, 0, 0, 1), dropout_key(1, 1, 0, 0));
+        assert_ne!(dropout_key(1, 0, 0, 1), dropout_key(1, 0, 0, 0));
+        assert_ne!(dropout_key(1, 0, 0, 0), dropout_key(2, 0, 0, 0));
+        assert_ne!(dropout_key(1, 0, 0, 0), dropout_key(1, 0, 1, 0));
     }
 }

@@ -5,8 +5,8 @@ mod support;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use refrain::nn::{
-    Attention, AttentionConfig, AttentionDecoder, AttentionDecoderConfig, AttentionDecoderState, Feeding, GruConfig,
-    Initializer, Layer, LayerConfig, LstmConfig, RecurrentOptions, RecurrentState, Score,
+    Attention, AttentionConfig, AttentionDecoder, AttentionDecoderConfig, AttentionDecoderState, DropoutSchedule,
+    Feeding, GruConfig, Initializer, Layer, LayerConfig, LstmConfig, Memory, RecurrentOptions, RecurrentState, Score,
 };
 use support::{Golden, assert_close, assert_same_bits, numbers, values};
 
@@ -25,10 +25,18 @@ fn attention(score: Score, device: &Device) -> Attention {
 }
 
 fn decoder(cell: &str, feeding: Feeding, device: &Device) -> AttentionDecoder {
-    let layer: LayerConfig = match cell {
+    let layer = match cell {
         "lstm" => LstmConfig::new(3, 7).into(),
         _ => GruConfig::new(3, 7).into(),
     };
+    decoder_over(layer, feeding, device)
+}
+
+fn decoder_with(options: RecurrentOptions, feeding: Feeding, device: &Device) -> AttentionDecoder {
+    decoder_over(GruConfig { options, ..GruConfig::new(3, 7) }.into(), feeding, device)
+}
+
+fn decoder_over(layer: LayerConfig, feeding: Feeding, device: &Device) -> AttentionDecoder {
     AttentionDecoderConfig { layer, key_size: 4, score: Score::General, feeding }.init(&mut Initializer::new(4, device))
 }
 
@@ -122,7 +130,7 @@ fn the_decoder_is_pytorchs() {
             let cell_state = (cell == "lstm").then(|| golden.tensor(&key("cell_state"), &device));
             let start = RecurrentState { hidden: hidden.clone(), cell_state };
             let memory = decoder.attention.memory(keys.clone(), Some(&lengths(&golden, &case)));
-            let (output, weights, state) = decoder.forward(input.clone(), &memory, Some(start.into()));
+            let (output, weights, state) = decoder.forward(input.clone(), &memory, None, Some(start.into()), None);
 
             assert_close(&key("output"), &values(output.clone().inner()), golden.values(&key("output")), 1e-5);
             assert_close(&key("weights"), &values(weights.inner()), golden.values(&key("weights")), 1e-5);
@@ -284,7 +292,7 @@ fn steps_of_the_decoder_are_its_whole_pass() {
             let decoder = decoder(cell, feeding, &device);
             let memory = decoder.attention.memory(numbers([3, 5, 4], 1, &device), Some(&[5, 0, 2]));
             let input: Tensor<3> = numbers([3, 9, 3], 2, &device);
-            let (whole, whole_weights, end) = decoder.forward(input.clone(), &memory, None);
+            let (whole, whole_weights, end) = decoder.forward(input.clone(), &memory, None, None, None);
             let mut state = None;
             for t in 0..9 {
                 let step = input.clone().narrow(1, t, 1).squeeze_dim(1);
@@ -301,6 +309,126 @@ fn steps_of_the_decoder_are_its_whole_pass() {
 }
 
 #[test]
+fn a_target_beside_longer_ones_is_decoded_as_alone() {
+    const LENGTHS: [usize; 4] = [3, 6, 0, 5];
+    let device = Device::flex();
+    for (name, feeding) in FEEDINGS {
+        for cell in ["lstm", "gru"] {
+            let decoder = decoder(cell, feeding, &device);
+            let keys: Tensor<3> = numbers([4, 5, 4], 1, &device);
+            let memory = decoder.attention.memory(keys.clone(), Some(&[5, 1, 3, 2]));
+            let start = decoder.forward(numbers([4, 2, 3], 5, &device), &memory, None, None, None).2;
+            let input = values(numbers::<3>([4, 6, 3], 2, &device));
+            let run = |padding: f32| {
+                let mut input = input.clone();
+                for (row, &length) in input.chunks_mut(18).zip(&LENGTHS) {
+                    row[3 * length..].fill(padding);
+                }
+                let input = Tensor::<3>::from_data(TensorData::new(input, [4, 6, 3]), &device);
+                decoder.forward(input, &memory, Some(&LENGTHS), Some(start.clone()), None)
+            };
+            let (output, weights, state) = run(0.0);
+            for (row, &length) in LENGTHS.iter().enumerate() {
+                let what = format!("{name} {cell}, {length} steps");
+                let of_row = |tensor: &Tensor<3>, range| values(tensor.clone().slice([row..row + 1, range]));
+                let ended = of_row(&output, length..6).into_iter().chain(of_row(&weights, length..6));
+                assert!(ended.into_iter().all(|value| value == 0.0), "{what}: something after the end");
+                // The whole batch cut at this length: the same products, so the same bits.
+                let cut = Tensor::<3>::from_data(TensorData::new(input.clone(), [4, 6, 3]), &device);
+                let cut = cut.slice([0..4, 0..length]);
+                let (short, short_weights, end) = decoder.forward(cut, &memory, None, Some(start.clone()), None);
+                assert_same_bits(&what, &of_row(&output, 0..length), &of_row(&short, 0..length));
+                assert_same_bits(&what, &of_row(&weights, 0..length), &of_row(&short_weights, 0..length));
+                let [found, expected] = [&state, &end].map(|state| {
+                    let fed = state.attentional.clone().unwrap_or_else(|| Tensor::zeros([4, 7], &device));
+                    let hidden = state.recurrent.hidden.clone();
+                    values(Tensor::cat(vec![hidden, fed], 1).narrow(0, row, 1))
+                });
+                assert_same_bits(&what, &found, &expected);
+            }
+            for padding in [1e30, f32::NAN] {
+                let (padded, padded_weights, padded_state) = run(padding);
+                assert_same_bits("output", &values(padded), &values(output.clone()));
+                assert_same_bits("weights", &values(padded_weights), &values(weights.clone()));
+                let [found, expected] = [&padded_state, &state].map(|state| values(state.recurrent.hidden.clone()));
+                assert_same_bits("state", &found, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn padding_of_a_target_receives_no_gradient_and_changes_none() {
+    let device = Device::flex().autodiff();
+    for (name, feeding) in FEEDINGS {
+        let decoder = decoder("lstm", feeding, &device);
+        let run = |padding: f32| {
+            let mut input = values(numbers::<3>([2, 4, 3], 2, &device).inner());
+            input[6..12].fill(padding);
+            let input = Tensor::<3>::from_data(TensorData::new(input, [2, 4, 3]), &device).require_grad();
+            let keys: Tensor<3> = numbers([2, 5, 4], 1, &device).require_grad();
+            let memory = decoder.attention.memory(keys.clone(), None);
+            let (output, _, state) = decoder.forward(input.clone(), &memory, Some(&[2, 4]), None, None);
+            let objective = (output * numbers([2, 4, 7], 7, &device)).sum() + state.recurrent.hidden.sum();
+            let gradients = objective.backward();
+            let Layer::Lstm(layer) = &decoder.layer else { unreachable!("an LSTM") };
+            let weight = layer.weight_hh.val().grad(&gradients).expect("reached");
+            let [input, keys] = [input, keys].map(|tensor| values(tensor.grad(&gradients).expect("reached")));
+            [input, keys, values(weight)]
+        };
+        let expected = run(0.0);
+        assert!(expected[0][6..12].iter().all(|&gradient| gradient == 0.0), "{name}");
+        assert!(expected[0][..6].iter().all(|&gradient| gradient != 0.0), "{name}");
+        for (found, expected) in run(f32::NAN).iter().zip(&expected) {
+            assert_same_bits(name, found, expected);
+        }
+    }
+}
+
+#[test]
+fn masks_of_a_whole_sequence_stay_the_same_from_step_to_step() {
+    let device = Device::flex();
+    let options =
+        RecurrentOptions { input_dropout: 0.4, hidden_dropout: 0.3, weight_drop: 0.5, ..RecurrentOptions::default() };
+    let decoder = decoder_with(options, Feeding::Context, &device);
+    let none = decoder.attention.memory(Tensor::zeros([3, 0, 4], &device), None);
+    let input: Tensor<3> = numbers([3, 6, 3], 2, &device);
+    let schedule = Some(DropoutSchedule::new(3, 5));
+    let (.., state) = decoder.forward(input.clone(), &none, None, None, schedule);
+    // Without keys the context is zero, and the decoder its layer over inputs with zeros beside them.
+    let input = Tensor::cat(vec![input, Tensor::zeros([3, 6, 4], &device)], 2);
+    let (_, expected) = decoder.layer.forward(input.clone(), None, None, schedule);
+    assert_close("hidden", &values(state.recurrent.hidden), &values(expected.hidden.clone()), 1e-5);
+    let (_, plain) = decoder.layer.forward(input, None, None, None);
+    assert_ne!(values(plain.hidden), values(expected.hidden), "nothing was dropped");
+}
+
+#[test]
+fn masks_of_single_steps_differ_from_step_to_step() {
+    let device = Device::flex();
+    let options = RecurrentOptions { zoneout_hidden: 0.5, ..RecurrentOptions::default() };
+    for (name, feeding) in FEEDINGS {
+        let decoder = decoder_with(options, feeding, &device);
+        let memory = decoder.attention.memory(numbers([8, 5, 4], 1, &device), None);
+        let input: Tensor<3> = numbers([8, 3, 3], 2, &device);
+        let after = |steps| {
+            let schedule = Some(DropoutSchedule::new(3, 5));
+            let input = input.clone().slice([0..8, 0..steps]);
+            values(decoder.forward(input, &memory, None, None, schedule).2.recurrent.hidden)
+        };
+        let states = [after(0), after(1), after(2), after(3)];
+        let kept = |t: usize| -> Vec<bool> {
+            states[t].iter().zip(&states[t + 1]).map(|(before, after)| before.to_bits() == after.to_bits()).collect()
+        };
+        for (t, kept) in [kept(0), kept(1), kept(2)].iter().enumerate() {
+            let share = kept.iter().filter(|kept| **kept).count();
+            assert!((14..=42).contains(&share), "{name}, step {t}: {share} of 56 units kept their state");
+        }
+        assert_ne!(kept(1), kept(2), "{name}");
+    }
+}
+
+#[test]
 fn a_later_input_changes_no_earlier_output() {
     let device = Device::flex();
     for (name, feeding) in FEEDINGS {
@@ -308,7 +436,8 @@ fn a_later_input_changes_no_earlier_output() {
         let memory = decoder.attention.memory(numbers([2, 5, 4], 1, &device), None);
         let input: Tensor<3> = numbers([2, 8, 3], 2, &device);
         let changed = Tensor::cat(vec![input.clone().narrow(1, 0, 5), numbers([2, 3, 3], 9, &device)], 1);
-        let [(first, ..), (second, ..)] = [input, changed].map(|input| decoder.forward(input, &memory, None));
+        let [(first, ..), (second, ..)] =
+            [input, changed].map(|input| decoder.forward(input, &memory, None, None, None));
         let early = |output: &Tensor<3>| values(output.clone().narrow(1, 0, 5));
         assert_same_bits(name, &early(&first), &early(&second));
         assert_ne!(values(first), values(second), "{name}: the change went nowhere");
@@ -335,8 +464,9 @@ fn no_steps_hand_the_state_through() {
     for (name, feeding) in FEEDINGS {
         let decoder = decoder("lstm", feeding, &device);
         let memory = decoder.attention.memory(numbers([2, 5, 4], 1, &device), None);
-        let (_, _, state) = decoder.forward(numbers([2, 3, 3], 2, &device), &memory, None);
-        let (output, weights, after) = decoder.forward(Tensor::zeros([2, 0, 3], &device), &memory, Some(state.clone()));
+        let (_, _, state) = decoder.forward(numbers([2, 3, 3], 2, &device), &memory, None, None, None);
+        let (output, weights, after) =
+            decoder.forward(Tensor::zeros([2, 0, 3], &device), &memory, None, Some(state.clone()), None);
         assert_eq!((output.dims(), weights.dims()), ([2, 0, 7], [2, 0, 5]), "{name}");
         assert_same_bits(name, &values(after.recurrent.hidden), &values(state.recurrent.hidden));
         assert_eq!(after.attentional.map(values), state.attentional.map(values), "{name}");
@@ -351,8 +481,8 @@ fn a_detached_state_ends_the_gradient() {
         // A backward pass uses a memory up.
         let memory = decoder.attention.memory(numbers([2, 5, 4], 1, &device), None);
         let early: Tensor<3> = numbers([2, 3, 3], 2, &device).require_grad();
-        let (_, _, state) = decoder.forward(early.clone(), &memory, None);
-        let (output, _, _) = decoder.forward(numbers([2, 3, 3], 3, &device), &memory, Some(carry(state)));
+        let (_, _, state) = decoder.forward(early.clone(), &memory, None, None, None);
+        let (output, _, _) = decoder.forward(numbers([2, 3, 3], 3, &device), &memory, None, Some(carry(state)), None);
         early.grad(&output.sum().backward()).is_some()
     };
     assert!(reaches(|state| state));
@@ -407,10 +537,17 @@ fn an_input_of_another_size_is_refused() {
 }
 
 #[test]
-#[should_panic(expected = "a decoder's layer cannot have options, but has RecurrentOptions { input_dropout: 0.5")]
-fn a_decoder_does_not_take_options_that_it_would_not_apply() {
-    let options = RecurrentOptions { input_dropout: 0.5, ..RecurrentOptions::default() };
-    let layer = GruConfig { options, ..GruConfig::new(3, 4) }.into();
-    let (score, feeding) = (Score::General, Feeding::Context);
-    AttentionDecoderConfig { layer, key_size: 5, score, feeding }.init(&mut Initializer::new(1, &Device::flex()));
+#[should_panic(expected = "memory is Every(3) but a decoder's layer makes single steps")]
+fn a_decoder_does_not_take_an_option_that_it_would_not_apply() {
+    let options = RecurrentOptions { memory: Memory::Every(3), ..RecurrentOptions::default() };
+    decoder_with(options, Feeding::Context, &Device::flex());
+}
+
+#[test]
+#[should_panic(expected = "length 1 is 4 but the sequences have 3 steps")]
+fn a_length_beyond_the_targets_is_refused() {
+    let device = Device::flex();
+    let decoder = decoder("gru", Feeding::Context, &device);
+    let memory = decoder.attention.memory(Tensor::zeros([2, 4, 4], &device), None);
+    decoder.forward(Tensor::zeros([2, 3, 3], &device), &memory, Some(&[3, 4]), None, None);
 }

@@ -3,9 +3,11 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
+use refrain_kernels::Memory;
+
 use super::{
-    Attention, AttentionConfig, AttentionMemory, Initializer, Layer, LayerConfig, Linear, LinearConfig,
-    RecurrentOptions, RecurrentState, Score,
+    Attention, AttentionConfig, AttentionMemory, DropoutSchedule, Initializer, Layer, LayerConfig, Linear,
+    LinearConfig, RecurrentState, Score, padding,
 };
 
 /// What enters the recurrent layer beside the input.
@@ -35,12 +37,15 @@ impl AttentionDecoderConfig {
     /// The parts' own initial weights.
     ///
     /// # Panics
-    /// If the score is [`Score::Dot`] and `key_size` is not the layer's hidden size, or the layer has options: each of its steps
-    /// is a pass of its own, which would draw one mask again and again.
+    /// If the score is [`Score::Dot`] and `key_size` is not the layer's hidden size, or the layer is to compute steps again on the way
+    /// back: each of its steps is a pass of its own.
     pub fn init(&self, init: &mut Initializer<'_>) -> AttentionDecoder {
         let Self { layer, key_size, score, feeding } = *self;
-        let options = layer.options();
-        assert!(options == RecurrentOptions::default(), "a decoder's layer cannot have options, but has {options:?}");
+        let kept = layer.options().memory;
+        assert!(
+            kept == Memory::All,
+            "memory is {kept:?} but a decoder's layer makes single steps and keeps all of them"
+        );
         let (input_size, hidden_size) = (layer.input_size(), layer.hidden_size());
         let fed_size = match feeding {
             Feeding::Attentional => hidden_size,
@@ -125,27 +130,34 @@ impl AttentionDecoder {
     ) -> (Tensor<2>, Tensor<2>, AttentionDecoderState) {
         let [batch_size, _] = input.dims();
         let state = state.unwrap_or_else(|| self.layer.zero_state(batch_size, &input.device()).into());
-        let (output, weights, state) = self.advance(input.unsqueeze_dim(1), memory, state);
+        let (output, weights, state) = self.advance(input.unsqueeze_dim(1), memory, None, state, None);
         (output.squeeze_dim(1), weights.squeeze_dim(1), state)
     }
 
     /// All steps of sequences whose inputs are known beforehand, as in training: their outputs, weights, and the state after
-    /// the last. No output depends on later inputs, so targets padded at their ends need only be left out of the loss.
+    /// each one's last. Without a schedule nothing is dropped; with one the layer's options draw their masks as over a whole sequence.
     ///
     /// # Shapes
     /// - `input`: `[batch_size, target_len, input_size]`, `target_len` 0 allowed
-    /// - output: `[batch_size, target_len, hidden_size]`
-    /// - weights: `[batch_size, target_len, key_len]`
+    /// - `lengths`: `[batch_size]`, in any order, 0 allowed; `None` where all sequences are as long as the input
+    /// - output: `[batch_size, target_len, hidden_size]`, zeros after a sequence's end
+    /// - weights: `[batch_size, target_len, key_len]`, likewise
+    /// - state: after each sequence's last step; of one without steps, as it came
     ///
     /// # Panics
-    /// If the input, the memory or the state does not fit the weights or each other.
+    /// If the input, the memory, a length or the state does not fit the weights or each other.
     pub fn forward(
         &self,
         input: Tensor<3>,
         memory: &AttentionMemory,
+        lengths: Option<&[usize]>,
         state: Option<AttentionDecoderState>,
+        schedule: Option<DropoutSchedule>,
     ) -> (Tensor<3>, Tensor<3>, AttentionDecoderState) {
         let [batch_size, target_len, _] = input.dims();
+        if let Some(lengths) = lengths {
+            padding::check(lengths, batch_size, target_len);
+        }
         let mut state = state.unwrap_or_else(|| self.layer.zero_state(batch_size, &input.device()).into());
         if target_len == 0 {
             let [_, key_len, _] = memory.dims();
@@ -153,8 +165,12 @@ impl AttentionDecoder {
             return (empty(self.hidden_size), empty(key_len), state);
         }
         let (mut outputs, mut weights) = (Vec::with_capacity(target_len), Vec::with_capacity(target_len));
-        for input in steps(input) {
-            let (output, weight, next) = self.advance(input, memory, state);
+        for (t, input) in steps(input).into_iter().enumerate() {
+            // One where the sequence has this step.
+            let running =
+                lengths.map(|lengths| lengths.iter().map(|&length| usize::from(length > t)).collect::<Vec<_>>());
+            let schedule = schedule.map(|schedule| schedule.after(t));
+            let (output, weight, next) = self.advance(input, memory, running.as_deref(), state, schedule);
             outputs.push(output);
             weights.push(weight);
             state = next;
@@ -162,12 +178,14 @@ impl AttentionDecoder {
         (Tensor::cat(outputs, 1), Tensor::cat(weights, 1), state)
     }
 
-    /// By one step: `[batch_size, 1, …]`.
+    /// By one step, `[batch_size, 1, …]`, of the sequences that still have one.
     fn advance(
         &self,
         input: Tensor<3>,
         memory: &AttentionMemory,
+        running: Option<&[usize]>,
         state: AttentionDecoderState,
+        schedule: Option<DropoutSchedule>,
     ) -> (Tensor<3>, Tensor<3>, AttentionDecoderState) {
         let [batch_size, _, input_size] = input.dims();
         let needed = [batch_size, self.hidden_size];
@@ -180,30 +198,35 @@ impl AttentionDecoder {
             recurrent.hidden.dims(),
             self.input_size
         );
+        let fed_before = attentional.unwrap_or_else(|| Tensor::zeros(needed, &input.device()));
+        let run = |fed, recurrent| {
+            let input = Tensor::cat(vec![input, fed], 2);
+            self.layer.forward(input, running, Some(recurrent), schedule)
+        };
         let (hidden, context, weights, recurrent) = match self.feeding {
             Feeding::Attentional => {
-                let fed = attentional.unwrap_or_else(|| Tensor::zeros(needed, &input.device()));
-                let (hidden, recurrent) = self.run(input, fed.unsqueeze_dim(1), recurrent);
+                let (hidden, recurrent) = run(fed_before.clone().unsqueeze_dim(1), recurrent);
                 let (context, weights) = self.attention.forward(hidden.clone(), memory);
                 (hidden, context, weights, recurrent)
             }
             Feeding::Context => {
                 let (context, weights) = self.attention.forward(recurrent.hidden.clone().unsqueeze_dim(1), memory);
-                let (hidden, recurrent) = self.run(input, context.clone(), recurrent);
+                let (hidden, recurrent) = run(context.clone(), recurrent);
                 (hidden, context, weights, recurrent)
             }
         };
         let output = self.projection.forward_steps(Tensor::cat(vec![context, hidden], 2)).tanh();
-        let attentional = match self.feeding {
-            Feeding::Attentional => Some(output.clone().squeeze_dim(1)),
-            Feeding::Context => None,
+        let ended = running.and_then(|running| padding::beyond(running, 1, &output.device())); // [batch_size, 1]
+        let fed = || {
+            let output = output.clone().squeeze_dim(1);
+            match ended.clone() {
+                Some(ended) => output.mask_where(ended.expand(needed), fed_before),
+                None => output,
+            }
         };
+        let attentional = (self.feeding == Feeding::Attentional).then(fed);
+        let [output, weights] = [output, weights].map(|steps| padding::zero_beyond(steps, ended.as_ref()));
         (output, weights, AttentionDecoderState { recurrent, attentional })
-    }
-
-    /// The recurrent layer over the input and what is fed beside it.
-    fn run(&self, input: Tensor<3>, fed: Tensor<3>, state: RecurrentState) -> (Tensor<3>, RecurrentState) {
-        self.layer.forward(Tensor::cat(vec![input, fed], 2), None, Some(state), None)
     }
 }
 

@@ -51,13 +51,14 @@ impl VariationalDropout {
 pub struct DropoutSchedule {
     seed: u64,
     window: u64,
+    first_step: u64,
     first_site: usize,
 }
 
 impl DropoutSchedule {
     /// The masks of the window after `window` others, in a run of some seed.
     pub const fn new(seed: u64, window: u64) -> Self {
-        Self { seed, window, first_site: 0 }
+        Self { seed, window, first_step: 0, first_site: 0 }
     }
 
     /// The same for a part of the model, whose places of masks are counted from `site` on.
@@ -66,9 +67,21 @@ impl DropoutSchedule {
         Self { first_site: self.first_site + site, ..self }
     }
 
+    /// The same for a pass that begins `step` steps into the window: masks of single steps are those of that step, a mask that is
+    /// the same at every step stays the same.
+    pub(super) fn after(self, step: usize) -> Self {
+        Self { first_step: self.first_step + step as u64, ..self }
+    }
+
+    /// The mask of a whole window.
     pub(super) fn key(self, site: u8) -> DropoutKey {
+        Self { first_step: 0, ..self }.step_key(site)
+    }
+
+    /// The masks of its steps, from the pass's first one on.
+    pub(super) fn step_key(self, site: u8) -> DropoutKey {
         let site = u8::try_from(self.first_site + usize::from(site)).expect("a model has at most 256 places of masks");
-        dropout_key(self.seed, self.window, site)
+        dropout_key(self.seed, self.window, self.first_step, site)
     }
 }
 

@@ -101,21 +101,24 @@ impl RecurrentOptions {
         let draw = |(key, probability), [rows, size]: [usize; 2]| -> Arc<[u32]> {
             events(&Engine::current(), key, probability, rows, size).into()
         };
-        let dropped = |probability, site, shape| {
-            drawn(probability, schedule, site).map(|(key, probability)| DropMask {
+        let dropped = |drawn: Option<(DropoutKey, f32)>, shape| {
+            drawn.map(|(key, probability)| DropMask {
                 events: draw((key, probability), shape),
                 scale: 1.0 / (1.0 - probability),
             })
         };
         let steps = seq_len * batch_size;
-        let zoneout = |share: f64, site, size| match (schedule, drawn(share, schedule, site)) {
+        let zoneout = |share: f64, site, size| match (schedule, drawn_by_step(share, schedule, site)) {
             (_, Some(key)) => Some(ZoneoutMask::Sampled(draw(key, [steps, size]))),
             (None, None) if share > 0.0 => Some(ZoneoutMask::Expected(share as f32)),
             _ => None,
         };
         StepMasks {
-            candidate_dropout: dropped(self.recurrent_dropout, CANDIDATE_SITE, [steps, hidden_size]),
-            hidden_dropout: dropped(self.hidden_dropout, HIDDEN_SITE, [batch_size, state_size]),
+            candidate_dropout: dropped(
+                drawn_by_step(self.recurrent_dropout, schedule, CANDIDATE_SITE),
+                [steps, hidden_size],
+            ),
+            hidden_dropout: dropped(drawn(self.hidden_dropout, schedule, HIDDEN_SITE), [batch_size, state_size]),
             zoneout_hidden: zoneout(self.zoneout_hidden, ZONEOUT_HIDDEN_SITE, state_size),
             zoneout_cell: zoneout(self.zoneout_cell, ZONEOUT_CELL_SITE, hidden_size),
         }
@@ -127,7 +130,14 @@ impl RecurrentOptions {
     }
 }
 
+/// What draws a mask that is the same at every step.
 fn drawn(probability: f64, schedule: Option<DropoutSchedule>, site: u8) -> Option<(DropoutKey, f32)> {
     let schedule = schedule.filter(|_| probability > 0.0)?;
     Some((schedule.key(site), probability as f32))
+}
+
+/// What draws a mask of its own for each step.
+fn drawn_by_step(probability: f64, schedule: Option<DropoutSchedule>, site: u8) -> Option<(DropoutKey, f32)> {
+    let schedule = schedule.filter(|_| probability > 0.0)?;
+    Some((schedule.step_key(site), probability as f32))
 }
