@@ -2,6 +2,7 @@
 //! against themselves.
 
 mod case;
+mod options;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -9,18 +10,26 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use burn::module::Param;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use case::Case;
 use refrain::kernels::{Engine, Isa};
 use refrain::nn::{
-    Cell, Direction, GruConfig, Initializer, InputGate, Layer, LayerConfig, LstmConfig, Memory, MinGruConfig,
-    Nonlinearity, Precision, RecurrentOptions, RecurrentState, RnnConfig,
+    Cell, Direction, GruConfig, Initializer, InputGate, Layer, LayerConfig, LstmConfig, MinGruConfig, Nonlinearity,
+    Precision, RecurrentOptions, RecurrentState, RnnConfig,
 };
 use support::{Golden, assert_close, numbers, values};
 
 /// `[batch_size, seq_len, input_size, hidden_size]`: ones, primes, one past a vector.
-const SIZES: [[usize; 4]; 7] =
-    [[1, 1, 1, 1], [2, 3, 5, 7], [3, 13, 17, 33], [5, 2, 31, 16], [7, 4, 3, 65], [1, 29, 2, 19], [67, 3, 4, 5]];
+const SIZES: [[usize; 4]; 8] = [
+    [1, 1, 1, 1],
+    [2, 3, 5, 7],
+    [3, 13, 17, 33],
+    [5, 2, 31, 16],
+    [7, 4, 3, 65],
+    [1, 29, 2, 19],
+    [67, 3, 4, 5],
+    [2, 260, 5, 7],
+];
 
 /// The engine is the process's: tests that change it take turns.
 static ENGINE: Mutex<()> = Mutex::new(());
@@ -109,111 +118,6 @@ fn the_fused_layers_are_the_composed_ones() {
             }
         }
     });
-}
-
-#[test]
-fn the_fused_layers_are_the_composed_ones_with_every_option() {
-    under_every_isa(|isa| {
-        for cell in Cell::ALL {
-            for size in [[3, 9, 5, 37], [35, 4, 3, 6]] {
-                let plain = Case::random(cell, size, &Device::flex().autodiff());
-                for (name, case) in plain.with_every_option() {
-                    let composed = case.run(Case::composed);
-                    for (part, fused) in case.run(Case::fused) {
-                        let tolerance = if part.starts_with("d_") { 1e-4 } else { 1e-5 };
-                        assert_close(&format!("{isa} {size:?} {name}: {part}"), &fused, &composed[part], tolerance);
-                    }
-                }
-            }
-        }
-    });
-}
-
-#[test]
-fn padding_changes_no_bit_and_memory_none_either() {
-    let _turn = ENGINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-    for cell in Cell::ALL {
-        for precision in [Precision::F32, Precision::Bf16] {
-            let plain = Case { precision, ..Case::random(cell, [7, 40, 3, 20], &Device::flex().autodiff()) };
-            for (name, case) in plain.with_every_option().into_iter().filter(|(_, case)| case.lengths.is_some()) {
-                let (lengths, expected) = (case.lengths.clone().expect("filtered"), case.run(Case::fused));
-                let garbage = Tensor::<3>::full([7, 40, 3], 1e30, &Device::flex().autodiff());
-                let mut input = case.input.clone();
-                for (row, &length) in lengths.iter().enumerate().filter(|(_, length)| **length < 40) {
-                    let padding = [row..row + 1, length..40, 0..3];
-                    input = input.slice_assign(padding.clone(), garbage.clone().slice(padding));
-                }
-                let padded = Case { input: input.detach().require_grad(), ..case.clone() };
-                let whole = RecurrentOptions { memory: Memory::All, ..case.options };
-                for other in [padded, Case { options: whole, ..case.clone() }] {
-                    for (part, found) in other.run(Case::fused) {
-                        assert_eq!(bits(&found), bits(&expected[part]), "{name} in {precision:?}: {part}");
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn what_is_not_a_number_stays_with_its_sequence() {
-    let _turn = ENGINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-    for cell in Cell::ALL {
-        let plain = Case::random(cell, [7, 5, 3, 20], &Device::flex().autodiff());
-        for (name, case) in plain.with_every_option() {
-            let expected = case.run(Case::fused);
-            let nan = Tensor::<3>::full([1, 5, 3], f32::NAN, &case.input.device());
-            let input = case.input.clone().slice_assign([2..3, 0..5, 0..3], nan);
-            let found = Case { input: input.detach().require_grad(), ..case.clone() }.run(Case::fused);
-            for part in ["output", "last_hidden", "last_cell_state", "d_input", "d_hidden", "d_cell_state"] {
-                let (Some(found), Some(expected)) = (found.get(part), expected.get(part)) else { continue };
-                let sequence = expected.len() / 7;
-                for row in (0..7).filter(|row| *row != 2) {
-                    let of_row = row * sequence..(row + 1) * sequence;
-                    assert_eq!(bits(&found[of_row.clone()]), bits(&expected[of_row]), "{name}: {part} of {row}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn units_that_do_not_pass_through_the_lanes_at_once_are_no_special_case() {
-    under_every_isa(|isa| {
-        for cell in [Cell::Lstm, Cell::Gru] {
-            let plain = Case::random(cell, [2, 2, 3, 1030], &Device::flex().autodiff());
-            let variants =
-                ["norms, whole, in inf", "reset before the product, whole, in inf", "projection, whole, in inf"];
-            let cases = plain.with_every_option();
-            let cases = cases.iter().filter(|(name, _)| variants.iter().any(|variant| name.contains(variant)));
-            for (name, case) in cases {
-                // Sums of a thousand terms of the usual size would round too much.
-                let weight_hh = Param::from_tensor((case.weight_hh.val() * 0.1).detach());
-                let case = Case { weight_hh, ..case.clone() };
-                let composed = case.run(Case::composed);
-                for (part, fused) in case.run(Case::fused) {
-                    let tolerance = if part.starts_with("d_") { 1e-4 } else { 1e-5 };
-                    assert_close(&format!("{isa} {name}: {part}"), &fused, &composed[part], tolerance);
-                }
-            }
-        }
-    });
-}
-
-#[test]
-fn backward_is_forward_over_reversed_sequences() {
-    let _turn = ENGINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let device = Device::flex();
-    for cell in Cell::ALL {
-        let layer = layer(cell, 4, 9, &device);
-        let input: Tensor<3> = numbers([3, 8, 4], 1, &device);
-        let (output, state) = layer.forward_in(Direction::Backward, input.clone(), None, None, None);
-        let (mirrored, mirrored_state) = layer.forward(input.flip([1]), None, None, None);
-        assert_eq!(values(output), values(mirrored.flip([1])), "{cell:?}");
-        assert_eq!(values(state.hidden), values(mirrored_state.hidden), "{cell:?}");
-    }
 }
 
 #[test]
@@ -316,25 +220,32 @@ fn an_option_of_another_cell_is_refused_at_construction() {
     GruConfig { options, ..GruConfig::new(3, 4) }.init(&mut Initializer::new(1, &Device::flex()));
 }
 
+/// The case with weights that keep the length of what goes through them, else the recurrence would enlarge every error.
+fn with_short_weights(case: Case) -> Case {
+    let [_, state_size] = case.weight_hh.dims();
+    let scaled = case.weight_hh.val().inner() * (2.0 / (state_size as f64).sqrt());
+    let weight_hh = Param::from_tensor(Tensor::from_data(scaled.into_data(), &case.input.device()));
+    Case { weight_hh, ..case }
+}
+
+/// How far a part is from another, as a share of the other's length.
+fn relative_error(found: &[f32], exact: &[f32]) -> f32 {
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+    norm(&mut found.iter().zip(exact).map(|(found, exact)| found - exact)) / norm(&mut exact.iter().copied())
+}
+
 #[test]
 fn bf16_is_f32_but_for_the_rounding_of_factors() {
     under_every_isa(|isa| {
         for cell in Cell::ALL {
             // Few rows and many: one may be computed in place and the other over packed panels.
             for size in [[2, 3, 5, 7], [3, 9, 17, 33], [33, 5, 64, 64]] {
-                let device = Device::flex().autodiff();
-                let case = Case::random(cell, size, &device);
-                // Weights that keep the length of what goes through them, else the recurrence would enlarge every error.
-                let scaled = case.weight_hh.val().inner() * (2.0 / (size[3] as f64).sqrt());
-                let weight_hh = Param::from_tensor(Tensor::from_data(scaled.into_data(), &device));
-                let exact = Case { weight_hh, ..case };
+                let exact = with_short_weights(Case::random(cell, size, &Device::flex().autodiff()));
                 let rounded = Case { precision: Precision::Bf16, ..exact.clone() };
                 let exact = exact.run(Case::fused);
                 // A part may have no numbers: a minimal GRU has no recurrent weights.
                 for (part, found) in rounded.run(Case::fused).into_iter().filter(|(_, found)| !found.is_empty()) {
-                    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
-                    let error = norm(&mut found.iter().zip(&exact[part]).map(|(found, exact)| found - exact))
-                        / norm(&mut exact[part].iter().copied());
+                    let error = relative_error(&found, &exact[part]);
                     // A factor is off by 2⁻⁹ at most. A unit near the rectifier's kink may end on the other side of it,
                     // where all of its gradient is another.
                     let bound = if cell == Cell::RnnRelu && part.starts_with("d_") { 0.2 } else { 0.02 };
@@ -344,53 +255,6 @@ fn bf16_is_f32_but_for_the_rounding_of_factors() {
             }
         }
     });
-}
-
-#[test]
-fn gradients_are_finite_differences() {
-    const SIZE: [usize; 4] = [2, 4, 3, 5];
-    let device = Device::flex().autodiff();
-    for cell in Cell::ALL {
-        let case = Case::random(cell, SIZE, &device);
-        let gradients = case.run(Case::fused);
-        let objective = |case: &Case| {
-            let (output, state) = case.fused();
-            f64::from(case.objective(output, state).into_scalar::<f32>())
-        };
-        let bump = |tensor: Tensor<2>, index: usize, by: f32| {
-            let (shape, mut numbers) = (tensor.dims(), values(tensor.inner()));
-            numbers[index] += by;
-            Tensor::<2>::from_data(TensorData::new(numbers, shape), &device)
-        };
-        // A step of 1e-2 would carry some sums across the rectifier's kink.
-        let step = if cell == Cell::RnnRelu { 1e-3f32 } else { 1e-2 };
-        let check = |part: &str, index: usize, bumped: &dyn Fn(f32) -> Case| {
-            let difference = (objective(&bumped(step)) - objective(&bumped(-step))) / f64::from(2.0 * step);
-            let found = f64::from(gradients[part][index]);
-            assert!((difference - found).abs() < 2e-3, "{cell:?} {part}[{index}]: {difference} against {found}");
-        };
-        for index in [0, 7, 12, 24, 33, 49, 61, 99].into_iter().filter(|index| *index < cell.num_recurrent_gates() * 25)
-        {
-            check("d_weight_hh", index, &|by| Case {
-                weight_hh: Param::from_tensor(bump(case.weight_hh.val(), index, by)),
-                ..case.clone()
-            });
-        }
-        for index in [0, 4, 9] {
-            check("d_hidden", index, &|by| {
-                let mut bumped = case.clone();
-                bumped.state.hidden = bump(bumped.state.hidden, index, by);
-                bumped
-            });
-            if cell.has_cell_state() {
-                check("d_cell_state", index, &|by| {
-                    let mut bumped = case.clone();
-                    bumped.state.cell_state = bumped.state.cell_state.map(|tensor| bump(tensor, index, by));
-                    bumped
-                });
-            }
-        }
-    }
 }
 
 #[test]
@@ -529,26 +393,4 @@ fn any_number_of_threads_gives_the_same_bytes() {
             }
         }
     }
-}
-
-#[test]
-fn any_number_of_threads_gives_the_same_bytes_with_every_option() {
-    let _turn = ENGINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-    for cell in Cell::ALL {
-        // So many units that several threads are worth while.
-        let plain = Case::random(cell, [9, 3, 20, 130], &Device::flex().autodiff());
-        let cases =
-            plain.with_every_option().into_iter().filter(|(name, _)| name.contains("of any length, in training"));
-        for (name, case) in cases {
-            let mut expected = None;
-            for threads in [1, 2, 4] {
-                Engine::set_current(Engine::new(Isa::detect(), threads).expect("supported"));
-                let found: BTreeMap<_, _> =
-                    case.run(Case::fused).into_iter().map(|(part, values)| (part, bits(&values))).collect();
-                assert!(*expected.get_or_insert_with(|| found.clone()) == found, "{name} on {threads} threads");
-            }
-        }
-    }
-    Engine::set_current(Engine::new(Isa::detect(), 2).expect("supported"));
 }
