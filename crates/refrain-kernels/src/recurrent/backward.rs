@@ -174,7 +174,9 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             cell: PhantomData,
         };
         let step_flops = 4 * C::GATES * batch_size * hidden_size * (input_size + hidden_size);
-        let members = engine.members_for_flops(step_flops).min(plan.tiles());
+        // As in the forward pass.
+        let steps = if C::STATE_ENTERS_PRODUCTS { 1 } else { most(|chunk| chunk.steps.len()) };
+        let members = engine.members_for_flops(step_flops * steps).min(plan.tiles());
         let mut recompute = Recompute::new(engine, &plan.forward, batch, source);
         let steps: Vec<Range<usize>> = chunks.iter().map(|chunk| chunk.steps.clone()).collect();
         for (index, segment) in trace.memory.segments(&steps).into_iter().enumerate().rev() {

@@ -217,7 +217,9 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             cell: PhantomData,
         };
         let step_flops = 2 * C::GATES * batch_size * hidden_size * (input_size + hidden_size);
-        engine.run(engine.members_for_flops(step_flops).min(plan.tiles()), |member| time_loop.member(member));
+        // What lies between two barriers.
+        let flops = if C::STATE_ENTERS_PRODUCTS { step_flops } else { step_flops * chunks.steps };
+        engine.run(engine.members_for_flops(flops).min(plan.tiles()), |member| time_loop.member(member));
     }
 
     fn member(&self, member: Member) {
