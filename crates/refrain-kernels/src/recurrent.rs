@@ -38,6 +38,7 @@ mod packed_layer;
 mod phased;
 mod plan;
 mod rnn;
+mod scan;
 mod segments;
 mod step;
 mod step_back;
@@ -271,6 +272,8 @@ pub struct SequenceTrace {
     blocks: TraceBlocks,
     /// Where not all is kept, the cell states before each segment.
     cell_states: Vec<f32>,
+    /// Where sequences are [cut](scan), the hidden state before each piece.
+    before_segments: Vec<f32>,
     made_for: MadeFor,
 }
 
@@ -304,15 +307,17 @@ impl SequenceTrace {
         memory: Memory,
         inputs: &SequenceInputs,
     ) -> Self {
-        let steps = if memory == Memory::All { shape.seq_len } else { 0 };
         let blocks = if inputs.variant.is_plain() {
+            let shape = scan::segments::<C>(engine, precision, shape, inputs).map_or(shape, |(shape, _)| shape);
+            let steps = if memory == Memory::All { shape.seq_len } else { 0 };
             TraceBlocks::new::<C>(engine, &Plan::new::<C>(engine, precision, shape), steps)
         } else {
             let records =
                 if memory == Memory::All { phased::kept_len::<C>(engine, precision, shape, inputs) } else { 0 };
             TraceBlocks::records(engine, records)
         };
-        Self { memory, blocks, cell_states: Vec::new(), made_for: MadeFor::new(engine, precision, shape, inputs) }
+        let made_for = MadeFor::new(engine, precision, shape, inputs);
+        Self { memory, blocks, cell_states: Vec::new(), before_segments: Vec::new(), made_for }
     }
 }
 
@@ -380,10 +385,13 @@ fn run<C: Step>(
     outputs: SequenceOutputs,
     trace: Option<&mut SequenceTrace>,
 ) {
-    if inputs.variant.is_plain() {
-        forward::forward::<C>(engine, precision, shape, inputs, outputs, trace);
-    } else {
+    if !inputs.variant.is_plain() {
         phased::forward::<C>(engine, precision, shape, inputs, outputs, trace);
+    } else if let Some((shape, batch)) = scan::segments::<C>(engine, precision, shape, inputs) {
+        scan::forward::<C>(engine, precision, (shape, &batch), inputs, outputs, trace);
+    } else {
+        let batch = Batch::new(shape, inputs.direction, inputs.lengths);
+        forward::forward::<C>(engine, precision, (shape, &batch), inputs, outputs, trace);
     }
 }
 
@@ -442,7 +450,12 @@ pub fn sequence_backward(
     if batch.steps() == 0 || shape.states() == 0 {
         no_steps(grad, out);
     } else if inputs.variant.is_plain() {
-        with_cell!(shape.cell, C => backward::backward::<C>(engine, precision, &batch, &inputs, output, trace, grad, out));
+        with_cell!(shape.cell, C => match scan::segments::<C>(engine, precision, shape, &inputs) {
+            Some((shape, batch)) => {
+                scan::backward::<C>(engine, precision, (shape, &batch), &inputs, output, trace, grad, out);
+            }
+            None => backward::backward::<C>(engine, precision, (shape, &batch), &inputs, output, trace, grad, out),
+        });
     } else {
         let layer = (precision, shape, &batch);
         with_cell!(shape.cell, C => phased::backward::<C>(engine, layer, &inputs, (output, trace), grad, out));

@@ -135,6 +135,23 @@ fn long_sequences_and_many_blocks_match_plain_loops() {
 }
 
 #[test]
+fn minimal_grus_cut_into_segments_match_plain_loops() {
+    let engines = engines(3);
+    for (b, t, i, h) in [(1, 257, 3, 7), (3, 320, 5, 16), (8, 321, 2, 13), (2, 1000, 4, 20)] {
+        let plain = Problem::new(Cell::MinGru, b, t, i, h);
+        for problem in [vec![plain.clone()], with_options(&plain)].concat() {
+            check(&engines, &problem);
+            check(&engines, &problem.clone().backward_in_time());
+            check(&engines, &problem.clone().ragged());
+            check(&engines, &problem.ragged().backward_in_time());
+        }
+        // At the edge of a segment, inside the first one, and none.
+        let lengths = |row: usize| [256, 64, 0, 65, t, 10, 128, 1][row % 8];
+        check(&engines, &Problem { lengths: Some((0..b).map(lengths).collect()), ..plain });
+    }
+}
+
+#[test]
 fn layers_without_sequences_inputs_or_units_are_no_special_case() {
     let engines = engines(2);
     for cell in Cell::ALL {

@@ -88,7 +88,7 @@ fn without_steps_the_states_stay() {
 #[test]
 fn nan_in_one_sequence_reaches_its_outputs_and_no_others() {
     everywhere(2, |engine, precision, cell| {
-        for (b, t) in [(2, 2), (9, 3), (40, 2)] {
+        for (b, t) in [(2, 2), (9, 3), (40, 2), (2, 260)] {
             let plain = Problem::new(cell, b, t, 3, 21);
             for mut problem in [vec![plain.clone()], with_options(&plain)].concat() {
                 problem.input[3 * t] = f32::NAN;
@@ -194,7 +194,7 @@ fn padding_is_no_number_of_anything() {
 #[test]
 fn more_padding_changes_no_bit() {
     everywhere(2, |engine, precision, cell| {
-        for (b, t, i, h) in [(3, 9, 5, 33), (20, 7, 31, 65), (64, 13, 3, 20)] {
+        for (b, t, i, h) in [(3, 9, 5, 33), (20, 7, 31, 65), (64, 13, 3, 20), (2, 251, 3, 9), (3, 300, 2, 9)] {
             let mut long = Problem::new(cell, b, t + 6, i, h);
             long.lengths = Some((0..b).map(|row| t - row * 5 % (t + 1)).collect());
             let mut short = long.steps(0..t, &long.hidden.clone(), &long.cell_state.clone());

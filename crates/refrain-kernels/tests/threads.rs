@@ -85,6 +85,7 @@ fn recurrent_layers() {
             (33, 5, 17, 65),
             (70, 3, 130, 64),
             (5, 4, 2, 3),
+            (2, 400, 5, 20),
         ] {
             let problem = Problem::new(cell, b, t, i, h);
             let every_option = with_options(&problem).pop().expect("all of them").ragged();

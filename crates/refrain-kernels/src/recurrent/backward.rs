@@ -31,14 +31,13 @@ use crate::tile::{Sums, TileProduct};
 pub(super) fn backward<C: Step>(
     engine: &Engine,
     precision: Precision,
-    batch: &Batch,
+    (shape, batch): (SequenceShape, &Batch),
     inputs: &SequenceInputs,
     output: &[f32],
     trace: &SequenceTrace,
     grad: OutputGradients,
     out: SequenceGradients,
 ) {
-    let shape = trace.made_for.shape;
     let recall_factors = inputs.options.recall_factors([shape.batch_size, shape.hidden_size]);
     let source = Source { inputs, output, recall_factors, grad };
     let plan = BackwardPlan::new::<C>(Plan::new::<C>(engine, precision, shape));

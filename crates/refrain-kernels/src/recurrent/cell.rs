@@ -69,6 +69,9 @@ pub(super) trait Step: Sync + 'static {
     const HAS_STATE: bool;
     /// Whether that state is the hidden state.
     const STATE_IS_HIDDEN: bool = false;
+    /// Whether a step keeps `[z, g]` and makes `(1 - z) ∘ h + z ∘ g` of the hidden state `h`, which neither depends on: then what a
+    /// segment of a sequence makes of the state before it is known without that state, and segments need not wait for each other.
+    const SCANS: bool = false;
     /// For each gradient, the sum that it belongs to, which is its bias too.
     const GRADIENTS: &'static [usize];
     /// The gates of the first gradients, which are those of the input's products.

@@ -30,7 +30,7 @@ const CHUNK_ROWS: usize = 256;
 pub(super) fn forward<C: Step>(
     engine: &Engine,
     precision: Precision,
-    shape: SequenceShape,
+    (shape, batch): (SequenceShape, &Batch),
     inputs: &SequenceInputs,
     outputs: SequenceOutputs,
     mut trace: Option<&mut SequenceTrace>,
@@ -42,7 +42,6 @@ pub(super) fn forward<C: Step>(
     if shape.states() == 0 {
         return;
     }
-    let batch = Batch::new(shape, inputs.direction, inputs.lengths);
     if batch.steps() == 0 {
         output.fill(0.0);
         return;
@@ -52,7 +51,7 @@ pub(super) fn forward<C: Step>(
     let mut packed = PackedLayer::new::<C>(&plan, engine.free_list());
     let packed = packed.shared();
     let memory = trace.as_ref().map_or(Memory::All, |trace| trace.memory);
-    for (index, steps) in memory.spans::<C>(plan, &batch).into_iter().enumerate() {
+    for (index, steps) in memory.spans::<C>(plan, batch).into_iter().enumerate() {
         // The last states so far are those before the segment.
         let (hidden, cell_state) = (last_hidden.to_vec(), last_cell_state.to_vec());
         let recalled = inputs.options.recalled(engine, [shape.batch_size, shape.hidden_size], &hidden);
@@ -61,7 +60,7 @@ pub(super) fn forward<C: Step>(
         let weights = (packed, (index == 0).then_some(layer));
         let blocks = trace.as_deref_mut().and_then(|trace| trace.room_after(&cell_state));
         with_encoding!(plan.format, E => {
-            TimeLoop::<C, E>::run(engine, plan, &batch, steps, weights, given, written, blocks);
+            TimeLoop::<C, E>::run(engine, plan, batch, steps, weights, given, written, blocks);
         });
     }
 }
@@ -268,12 +267,11 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
     /// Zeros where sequences have ended, for a member's share of them.
     fn clear_padding(&self, member: Member) {
         let Some(output) = self.output else { return };
-        let SequenceShape { batch_size, seq_len, hidden_size, .. } = self.plan.shape;
+        let SequenceShape { batch_size, hidden_size, .. } = self.plan.shape;
         for place in member.share(batch_size) {
-            let length = self.batch.length(place);
-            let (first, count) = (self.batch.row(place) * seq_len + length, seq_len - length);
+            let padding = self.batch.padding(place);
             // SAFETY: no step writes there, and each sequence belongs to one member.
-            unsafe { output.part_mut(first * hidden_size, count * hidden_size) }.fill(0.0);
+            unsafe { output.part_mut(padding.start * hidden_size, padding.len() * hidden_size) }.fill(0.0);
         }
     }
 

@@ -5,7 +5,7 @@ use super::cell::Step;
 use super::plan::Plan;
 use super::{
     Cell, Memory, SequenceInputs, SequenceOutputs, SequenceShape, SequenceTrace, gru, lstm, min_gru, phased, rnn, run,
-    with_cell,
+    scan, with_cell,
 };
 use crate::engine::Engine;
 use crate::format::Precision;
@@ -68,7 +68,8 @@ fn read<C: Step>(
     if shape.states() > 0 {
         let mut trace = SequenceTrace::new::<C>(engine, precision, shape, Memory::All, inputs);
         run::<C>(engine, precision, shape, inputs, outputs, Some(&mut trace));
-        let batch = Batch::new(shape, inputs.direction, inputs.lengths);
+        let (worked_on, batch) = scan::segments::<C>(engine, precision, shape, inputs)
+            .unwrap_or_else(|| (shape, Batch::new(shape, inputs.direction, inputs.lengths)));
         let mut put = |(place, step): (usize, usize), unit: usize, kept: Kept, values: &[f32]| {
             let to = match kept {
                 Kept::Gate(gate) => gates.get_mut(gate).map(|(_, gate)| gate),
@@ -79,7 +80,7 @@ fn read<C: Step>(
             }
         };
         if inputs.variant.is_plain() {
-            blocks::<C>(&Plan::new::<C>(engine, precision, shape), &batch, &trace, &mut put);
+            blocks::<C>(&Plan::new::<C>(engine, precision, worked_on), &batch, &trace, &mut put);
         } else {
             phased::records::<C>(engine, (precision, shape, &batch), inputs, &trace.blocks.kept, &mut put);
         }

@@ -12,6 +12,7 @@ impl Step for MinGru {
     const SUMS: usize = 2;
     const HAS_STATE: bool = true;
     const STATE_IS_HIDDEN: bool = true;
+    const SCANS: bool = true;
     const GRADIENTS: &'static [usize] = &[0, 1];
     const INPUT_GATES: &'static [usize] = &[0, 1];
     const RECURRENT_GATES: &'static [usize] = &[];

@@ -218,8 +218,7 @@ impl Extras {
     /// Reads the options of `U` units of a step.
     #[inline(always)]
     pub(super) fn read<const U: usize>(&mut self, options: &SequenceOptions, spot: Spot) {
-        let batch_size = spot.plan.shape.batch_size;
-        let by_step = |row: usize| spot.step * batch_size + row;
+        let by_step = |place: usize| spot.batch.mask_row(place, spot.step);
         if let Some(Dropped { events, scale }) = options.candidate_dropout {
             spot.expand::<U>(events, by_step, [0.0, scale], &mut self.candidate);
         }
@@ -233,7 +232,7 @@ impl Extras {
             }
         }
         if let Some(Dropped { events, scale }) = options.hidden_dropout {
-            spot.expand::<U>(events, |row| row, [0.0, scale], &mut self.recall);
+            spot.expand::<U>(events, |place| spot.batch.row(place), [0.0, scale], &mut self.recall);
         }
         if let Some(peepholes) = options.peepholes {
             let hidden_size = spot.plan.shape.hidden_size;
@@ -296,7 +295,7 @@ impl Spot<'_> {
         let words = SequenceOptions::event_words(self.plan.shape.hidden_size);
         let (word, shift) = (self.first_unit / 32, self.first_unit % 32);
         for (r, to) in to.as_chunks_mut::<U>().0.iter_mut().enumerate().take(self.rows) {
-            let row = row_of(self.batch.row(self.first_place + r));
+            let row = row_of(self.first_place + r);
             // Units of padding lie beyond the last word.
             let bits = if word < words { events[row * words + word] >> shift } else { 0 };
             for (u, to) in to.iter_mut().enumerate() {

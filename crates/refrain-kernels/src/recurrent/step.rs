@@ -36,6 +36,8 @@ macro_rules! with_units {
     };
 }
 
+pub(super) use with_units;
+
 /// The parts of a block's terms.
 pub(super) type Terms<E> = [[<E as Encode>::Term; MAX_BLOCK]; 3];
 

@@ -64,8 +64,8 @@ impl MinGruConfig {
 /// h' = (1 - z) ∘ h + z ∘ g
 /// ```
 ///
-/// The paper computes the recurrence of a whole sequence by a parallel scan, since a GPU has more lanes than units and
-/// sequences. A processor has fewer: here the steps follow each other, and units and sequences are side by side.
+/// The paper computes the recurrence of a whole sequence by a parallel scan. So does this layer where a batch has few units and few,
+/// long sequences, which are then worked on in segments side by side; else units and sequences are what is side by side.
 #[derive(Module, Debug)]
 pub struct MinGru {
     /// `[2 * hidden_size, input_size]`: of z, then of g.

@@ -65,12 +65,11 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
             }
         }
         if let Some(input) = self.out_input {
-            let SequenceShape { seq_len, input_size, .. } = plan.forward.shape;
-            for place in member.share(plan.forward.shape.batch_size) {
-                let (row, length) = (self.batch.row(place), self.batch.length(place));
-                let (first, count) = ((row * seq_len + length) * input_size, (seq_len - length) * input_size);
+            let SequenceShape { batch_size, input_size, .. } = plan.forward.shape;
+            for place in member.share(batch_size) {
+                let padding = self.batch.padding(place);
                 // SAFETY: no step writes there, and each sequence belongs to one member.
-                unsafe { input.part_mut(first, count) }.fill(0.0);
+                unsafe { input.part_mut(padding.start * input_size, padding.len() * input_size) }.fill(0.0);
             }
         }
         for tile in own.clone() {
