@@ -25,6 +25,8 @@ impl Setting {
 pub(crate) enum Allowed {
     /// One of a few names.
     OneOf(&'static [&'static str]),
+    /// The same, or an integer from 1 up to this.
+    OneOfOrSize(&'static [&'static str], i64),
     /// Any text.
     Text,
     /// Text that is not empty.
@@ -99,11 +101,11 @@ impl Allowed {
     /// Whether `value` is one of them.
     pub(crate) fn contains(self, value: &Value) -> bool {
         match (self, value) {
-            (Self::OneOf(names), Value::String(text)) => names.contains(&text.as_str()),
+            (Self::OneOf(names) | Self::OneOfOrSize(names, _), Value::String(text)) => names.contains(&text.as_str()),
             (Self::Text, Value::String(_)) | (Self::Boolean, Value::Boolean(_)) => true,
             (Self::NonEmptyText, Value::String(text)) => !text.is_empty(),
             (Self::Integer(low), Value::Integer(x)) => *x >= low,
-            (Self::Size(high), Value::Integer(x)) => (1..=high).contains(x),
+            (Self::Size(high) | Self::OneOfOrSize(_, high), Value::Integer(x)) => (1..=high).contains(x),
             (Self::SizeOrNone(high), Value::Integer(x)) => (0..=high).contains(x),
             (Self::Number(range), value) => number(value).is_some_and(|x| range.contains(x)),
             (Self::Pair(range), Value::Array(values)) => {
@@ -124,6 +126,9 @@ impl fmt::Display for Allowed {
         match self {
             Self::OneOf([name]) => write!(f, "`{name}`"),
             Self::OneOf(names) => write!(f, "one of `{}`", names.join("`, `")),
+            Self::OneOfOrSize(names, high) => {
+                write!(f, "one of `{}`, or an integer from 1 to {high}", names.join("`, `"))
+            }
             Self::Text => f.write_str("text"),
             Self::NonEmptyText => f.write_str("text that is not empty"),
             Self::Boolean => f.write_str("true or false"),

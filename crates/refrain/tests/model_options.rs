@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use refrain::models::{
-    Artefact, CellKind, FeedForwardKind, LanguageModel, LanguageModelConfig, LanguageModelStepper, MemoryKind,
-    NamedTensor, NormalizationKind, PositionsKind, Provenance, ResetKind, TrainedModel,
+    Artefact, CellKind, FeedForwardKind, LanguageModel, LanguageModelConfig, LanguageModelStepper, NamedTensor,
+    NormalizationKind, PositionsKind, Provenance, ResetKind, TrainedModel,
 };
-use refrain::nn::DropoutSchedule;
+use refrain::nn::{DropoutSchedule, Memory};
 use refrain::optim::GradientSet;
 use refrain::text::Vocabulary;
 
@@ -68,17 +68,13 @@ fn variants() -> Vec<(String, LanguageModelConfig)> {
                 dropout: 0.2,
                 output_dropout: 0.2,
                 weight_drop: 0.3,
+                memory: Memory::Every(2),
                 ..tied
             },
         ),
         (
             "dropped",
-            LanguageModelConfig {
-                hidden_dropout: 0.2,
-                recurrent_dropout: 0.3,
-                memory: MemoryKind::SquareRoot,
-                ..lstm()
-            },
+            LanguageModelConfig { hidden_dropout: 0.2, recurrent_dropout: 0.3, memory: Memory::SquareRoot, ..lstm() },
         ),
         (
             "swiglu, learned positions, tied",

@@ -129,22 +129,37 @@ impl From<ResetKind> for ResetGate {
     }
 }
 
-names! {
-    /// How much of the forward pass training keeps for the way back. The weights it comes to are the same to the bit.
-    pub enum MemoryKind {
-        /// All of it.
-        #[default]
-        All = "all",
-        /// The states at about every √T-th of T steps; the rest is computed again (Chen et al. 2016).
-        SquareRoot = "square-root",
-    }
-}
+/// Serde for how much of the forward pass is kept: a name, or every how many steps.
+mod memory {
+    use refrain_kernels::Memory;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-impl From<MemoryKind> for Memory {
-    fn from(kind: MemoryKind) -> Self {
-        match kind {
-            MemoryKind::All => Self::All,
-            MemoryKind::SquareRoot => Self::SquareRoot,
+    /// The square root has a second name, for keyboards.
+    pub(super) const NAMES: &[&str] = &["all", "√T", "square-root"];
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Written<'a> {
+        Name(std::borrow::Cow<'a, str>),
+        Every(usize),
+    }
+
+    pub(super) fn serialize<S: Serializer>(memory: &Memory, serializer: S) -> Result<S::Ok, S::Error> {
+        let written = match *memory {
+            Memory::All => Written::Name("all".into()),
+            Memory::SquareRoot => Written::Name("square-root".into()),
+            Memory::Every(steps) => Written::Every(steps),
+        };
+        written.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Memory, D::Error> {
+        match Written::deserialize(deserializer)? {
+            Written::Name(name) if name == "all" => Ok(Memory::All),
+            Written::Name(name) if name == "√T" || name == "square-root" => Ok(Memory::SquareRoot),
+            Written::Name(name) => Err(D::Error::unknown_variant(&name, NAMES)),
+            Written::Every(steps) => Ok(Memory::Every(steps)),
         }
     }
 }
@@ -212,8 +227,10 @@ pub struct LanguageModelConfig {
     /// ±1/√units the other, and both where they are tied.
     #[serde(with = "zero_is_none")]
     pub embedding_init_range: Option<f64>,
-    /// How much of the forward pass training keeps.
-    pub memory: MemoryKind,
+    /// How much of the forward pass training keeps for the way back: all, or the states at every so many steps, or at about every √T-th of
+    /// T steps, and the rest is computed again (Chen et al. 2016). The weights it comes to are the same to the bit.
+    #[serde(with = "memory")]
+    pub memory: Memory,
     /// transformer: parts that each token's vector is cut into, which attend by themselves.
     pub num_heads: usize,
     /// transformer: units of the layer of each block that looks at one token alone; 0 in a recipe: four times `hidden-size`.
@@ -262,7 +279,7 @@ impl Default for LanguageModelConfig {
             forget_bias: 1.0,
             init_range: None,
             embedding_init_range: None,
-            memory: MemoryKind::default(),
+            memory: Memory::default(),
             // Heads of 64 features of the 256 above, as in nanoGPT, config/train_shakespeare_char.py (6 of 384).
             num_heads: 4,
             feed_forward_size: None,
@@ -359,7 +376,7 @@ impl LanguageModelConfig {
         const FORGET_BIAS: Setting = Setting::new("forget-bias", Allowed::Number(Range::Finite));
         const INIT: Setting = Setting::new("init-range", Allowed::Number(Range::NotNegative));
         const EMBEDDING_INIT: Setting = Setting::new("embedding-init-range", Allowed::Number(Range::NotNegative));
-        const MEMORY: Setting = Setting::new("memory", Allowed::OneOf(MemoryKind::NAMES));
+        const MEMORY: Setting = Setting::new("memory", Allowed::OneOfOrSize(memory::NAMES, 1_048_576));
         const PRECISION: Setting = Setting::new("precision", Allowed::OneOf(PrecisionKind::NAMES));
         const HEADS: Setting = Setting::new("num-heads", Allowed::Size(1024));
         const FEED_FORWARD_SIZE: Setting = Setting::new("feed-forward-size", Allowed::SizeOrNone(65_536));

@@ -96,7 +96,7 @@ impl LanguageModelConfig {
             zoneout_hidden: self.zoneout_hidden,
             zoneout_cell: share(self.zoneout_cell, cell.has_cell_state()),
             weight_drop: share(self.weight_drop, has_products),
-            memory: self.memory.into(),
+            memory: self.memory,
         };
         let weights = self.init_range.map(|bound| InitialWeights::Uniform { bound });
         let (input_weights, recurrent_weights) = (weights, weights);

@@ -14,8 +14,7 @@ mod transformer;
 pub use artefact::{Artefact, ArtefactError, Dtype, FormatFault, NamedTensor};
 pub(crate) use artefact::{Dtypes, RawTensor, raw_tensors};
 pub use config::{
-    CellKind, FeedForwardKind, LanguageModelConfig, MemoryKind, NormalizationKind, PositionsKind, PrecisionKind,
-    ResetKind,
+    CellKind, FeedForwardKind, LanguageModelConfig, NormalizationKind, PositionsKind, PrecisionKind, ResetKind,
 };
 pub use language_model::{Head, LanguageModel, Objective, Regularisation};
 pub use ngram::{NGram, Smoothing};

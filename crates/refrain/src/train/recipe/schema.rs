@@ -187,7 +187,7 @@ fn check(entry: &Entry, kinds: Kinds) -> Result<(), RecipeError> {
         found: found(&entry.value),
         place: entry.place.clone(),
         hint: match (setting.allowed, &entry.value) {
-            (Allowed::OneOf(names), Value::String(name)) => {
+            (Allowed::OneOf(names) | Allowed::OneOfOrSize(names, _), Value::String(name)) => {
                 nearest(name, names.iter().copied()).map(|name| format!("did you mean `{name}`?"))
             }
             _ => None,

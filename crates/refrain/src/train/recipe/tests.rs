@@ -4,6 +4,7 @@ use super::schema::{TABLES, path, settings};
 use super::*;
 use crate::decode::FilterSettings;
 use crate::models::{CellKind, PrecisionKind};
+use crate::nn::Memory;
 use crate::optim::ScheduleKind;
 use crate::text::Unit;
 use crate::train::ForcingKind;
@@ -262,6 +263,24 @@ fn every_value_reaches_its_field() {
     let mut filters = FilterSettings::default();
     filters.set("top-k", 5.0).unwrap();
     assert_eq!(recipe.sample.filters, filters);
+}
+
+#[test]
+fn memory_is_a_name_or_a_number_of_steps() {
+    let memory = |flag: &str| with(&[flag]).map(|recipe| recipe.model.memory);
+    assert_eq!(memory("model.memory=all"), Ok(Memory::All));
+    assert_eq!(memory("model.memory=√T"), Ok(Memory::SquareRoot));
+    assert_eq!(memory("model.memory=\"square-root\""), Ok(Memory::SquareRoot));
+    assert_eq!(memory("model.memory=50"), Ok(Memory::Every(50)));
+    let found = Recipe::with_overrides("[model]\nmemory = 50", "recipe.toml", &[]).unwrap();
+    assert_eq!(Recipe::with_overrides(&found.to_toml(), "recipe.toml", &[]), Ok(found));
+    assert_eq!(
+        printed(with(&["model.memory=0"])),
+        "error: `model.memory` must be one of `all`, `√T`, `square-root`, or an integer from 1 to 1048576, found 0, --set \
+         model.memory=0"
+    );
+    let typo = printed(with(&["model.memory=square-rot"]));
+    assert!(typo.ends_with("hint: did you mean `square-root`?"), "{typo}");
 }
 
 #[test]
