@@ -1,5 +1,4 @@
-//! The fused layers of every cell, with every option, against PyTorch, against the composed ones, against finite differences and
-//! against themselves.
+//! The fused layers of every cell, against PyTorch, against the composed ones, against finite differences and against themselves.
 
 mod case;
 mod options;
