@@ -205,7 +205,6 @@ fn another_cell_on_the_command_line_sets_aside_what_it_does_not_have() {
     embedding-size = 128
     hidden-size = 19
     num-layers = 2
-    last-hidden-size = 0
     tied-embeddings = false
     dropout = 0.0
     embedding-dropout = 0.0

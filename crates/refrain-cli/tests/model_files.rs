@@ -392,7 +392,7 @@ fn metadata_that_does_not_describe_the_model_is_refused() {
     assert_snapshot!(sized("hidden-size", json!(1_u64 << 40)), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: `model` in the metadata cannot be used: `hidden-size` must be an integer from 1 to 16384, found 1099511627776
+    error: model.safetensors: `model` in the metadata cannot be used: `hidden-size` must be an integer from 1 to 16384, or a list of such, one for each layer, found 1099511627776
     hint: was the file written by Refrain?
     ");
     assert_snapshot!(sized("num-layers", json!(1_u64 << 40)), @"
@@ -404,7 +404,7 @@ fn metadata_that_does_not_describe_the_model_is_refused() {
     assert_snapshot!(sized("hidden-size", json!(0)), @"
     exit status: 1
     [stderr]
-    error: model.safetensors: `model` in the metadata cannot be used: `hidden-size` must be an integer from 1 to 16384, found 0
+    error: model.safetensors: `model` in the metadata cannot be used: `hidden-size` must be an integer from 1 to 16384, or a list of such, one for each layer, found 0
     hint: was the file written by Refrain?
     ");
     assert_snapshot!(sized("num-layers", json!(0)), @"

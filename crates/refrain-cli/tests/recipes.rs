@@ -230,7 +230,7 @@ fn a_mistake_in_an_override_is_named_as_it_was_given() {
     assert_snapshot!(scratch.transcript("train --set model.hidden-size=many"), @r#"
     exit status: 1
     [stderr]
-    error: `model.hidden-size` must be an integer from 1 to 16384, found the text "many", --set model.hidden-size=many
+    error: `model.hidden-size` must be an integer from 1 to 16384, or a list of such, one for each layer, found the text "many", --set model.hidden-size=many
     "#);
     assert_snapshot!(scratch.transcript("train --set train.clip-norm=-1"), @"
     exit status: 1

@@ -39,6 +39,8 @@ pub(crate) enum Allowed {
     Size(i64),
     /// The same, or 0 for none.
     SizeOrNone(i64),
+    /// An integer from 1 up to this, or a list of such, one for each layer.
+    SizeOrSizes(i64),
     /// A finite number.
     Number(Range),
     /// Two finite numbers.
@@ -105,7 +107,12 @@ impl Allowed {
             (Self::Text, Value::String(_)) | (Self::Boolean, Value::Boolean(_)) => true,
             (Self::NonEmptyText, Value::String(text)) => !text.is_empty(),
             (Self::Integer(low), Value::Integer(x)) => *x >= low,
-            (Self::Size(high) | Self::OneOfOrSize(_, high), Value::Integer(x)) => (1..=high).contains(x),
+            (Self::Size(high) | Self::OneOfOrSize(_, high) | Self::SizeOrSizes(high), Value::Integer(x)) => {
+                (1..=high).contains(x)
+            }
+            (Self::SizeOrSizes(high), Value::Array(values)) => {
+                !values.is_empty() && values.iter().all(|value| Self::Size(high).contains(value))
+            }
             (Self::SizeOrNone(high), Value::Integer(x)) => (0..=high).contains(x),
             (Self::Number(range), value) => number(value).is_some_and(|x| range.contains(x)),
             (Self::Pair(range), Value::Array(values)) => {
@@ -135,6 +142,7 @@ impl fmt::Display for Allowed {
             Self::Integer(low) => write!(f, "an integer of at least {low}"),
             Self::Size(high) => write!(f, "an integer from 1 to {high}"),
             Self::SizeOrNone(high) => write!(f, "an integer from 0 to {high}"),
+            Self::SizeOrSizes(high) => write!(f, "an integer from 1 to {high}, or a list of such, one for each layer"),
             Self::Number(range) => write!(f, "a number {range}"),
             Self::Pair(range) => write!(f, "two numbers [a, b], each {range}"),
         }

@@ -29,7 +29,11 @@ const EMBEDDING_SIZE: usize = 6;
 const HIDDEN_SIZE: usize = 10;
 
 fn config() -> LanguageModelConfig {
-    LanguageModelConfig { embedding_size: EMBEDDING_SIZE, hidden_size: HIDDEN_SIZE, ..LanguageModelConfig::default() }
+    LanguageModelConfig {
+        embedding_size: EMBEDDING_SIZE,
+        hidden_size: HIDDEN_SIZE.into(),
+        ..LanguageModelConfig::default()
+    }
 }
 
 #[test]
@@ -124,7 +128,7 @@ fn a_transformer_reads_on_from_the_newer_half_of_its_context() {
         let config = LanguageModelConfig {
             cell: CellKind::Transformer,
             embedding_size: 12,
-            hidden_size: 12,
+            hidden_size: 12.into(),
             num_heads: 2,
             context: Some(CONTEXT),
             positions,

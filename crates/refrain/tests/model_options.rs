@@ -15,13 +15,13 @@ const VOCAB_SIZE: usize = 37;
 
 /// What a test calls a model, and its shape.
 fn variants() -> Vec<(String, LanguageModelConfig)> {
-    let sizes = LanguageModelConfig { embedding_size: 3, hidden_size: 5, num_layers: 3, ..Default::default() };
+    let sizes = LanguageModelConfig { embedding_size: 3, hidden_size: 5.into(), num_layers: 3, ..Default::default() };
     let of = |cell| match cell {
         // A context that its texts outgrow.
         CellKind::Transformer => LanguageModelConfig {
             cell,
             embedding_size: 4,
-            hidden_size: 4,
+            hidden_size: 4.into(),
             num_heads: 2,
             context: Some(5),
             ..sizes.clone()
@@ -35,12 +35,13 @@ fn variants() -> Vec<(String, LanguageModelConfig)> {
     for cell in [CellKind::Lstm, CellKind::Gru, CellKind::Rnn] {
         variants.push((format!("{cell}, normalised"), LanguageModelConfig { normalization, ..of(cell) }));
     }
-    let tied = LanguageModelConfig { last_hidden_size: Some(3), tied_embeddings: true, ..lstm() };
+    let tied = LanguageModelConfig { hidden_size: [5, 2, 3].into(), tied_embeddings: true, ..lstm() };
     let others = [
         ("peepholes", LanguageModelConfig { peepholes: true, ..lstm() }),
         ("coupled", LanguageModelConfig { coupled_gates: true, ..lstm() }),
         ("coupled, peepholes", LanguageModelConfig { coupled_gates: true, peepholes: true, ..lstm() }),
-        ("projected", LanguageModelConfig { projection_size: Some(2), last_hidden_size: Some(4), ..lstm() }),
+        ("sizes of their own", LanguageModelConfig { hidden_size: [5, 2, 7].into(), ..of(CellKind::Gru) }),
+        ("projected", LanguageModelConfig { projection_size: Some(2), hidden_size: [5, 3, 4].into(), ..lstm() }),
         (
             "all at once",
             LanguageModelConfig {
@@ -134,8 +135,7 @@ fn tied_embeddings_have_the_gradients_of_both_places() {
     let device = Device::flex().autodiff();
     let tied = LanguageModelConfig {
         embedding_size: 5,
-        hidden_size: 4,
-        last_hidden_size: Some(5),
+        hidden_size: [4, 5].into(),
         tied_embeddings: true,
         ..Default::default()
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use refrain::models::{CellKind, TrainedModel};
+use refrain::models::{CellKind, HiddenSize, TrainedModel};
 use refrain::tasks::LanguageModelData;
 use refrain::train::{EvalRecord, Finish, Observer, Recipe, RunFolder, Stop, TrainRecord, Trainer};
 
@@ -59,9 +59,8 @@ fn miniature(recipe: &Recipe, folder: &Path) -> Vec<String> {
     if recipe.data.valid.is_some() {
         set.push(format!("data.valid={}", file("valid.txt", &shakespeare[4000..5000])));
     }
-    if recipe.model.last_hidden_size.is_some() {
-        set.push("model.hidden-size=11".to_owned());
-        set.push("model.last-hidden-size=8".to_owned());
+    if matches!(recipe.model.hidden_size, HiddenSize::Each(_)) {
+        set.push("model.hidden-size=[11, 8]".to_owned());
     }
     set
 }

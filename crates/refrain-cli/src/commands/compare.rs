@@ -198,7 +198,7 @@ fn train(plan: &Plan, folder: &Path, watcher: &mut Watcher) -> anyhow::Result<Op
         name: plan.name(),
         cell: plan.contender.name.to_owned(),
         num_layers: model.num_layers,
-        hidden_size: model.hidden_size,
+        hidden_size: model.hidden_size.of(0),
         parameters: plan.parameters,
         seed: plan.recipe.seed,
         trained,

@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn one_beam_is_greedy() {
         let vocabulary = Vocabulary::chars("abcdefghij\n", 1);
-        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 20, ..Default::default() };
+        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 20.into(), ..Default::default() };
         let search = BeamSearch { beams: 1, ..BeamSearch::default() };
         for seed in 0..10 {
             let stepper = LanguageModelStepper::new(&config.init(vocabulary.len(), seed, &Device::flex()));

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn prompts_of_any_lengths_are_read_as_each_is_alone() {
         for cell in [CellKind::Lstm, CellKind::Gru] {
-            let config = LanguageModelConfig { cell, embedding_size: 12, hidden_size: 21, ..Default::default() };
+            let config = LanguageModelConfig { cell, embedding_size: 12, hidden_size: 21.into(), ..Default::default() };
             let stepper = LanguageModelStepper::new(&config.init(30, 5, &Device::flex()));
             let prompts: [&[u32]; 5] = [&[3, 4], &[7], &[1, 2, 3, 4, 5], &[9, 9], &[8, 1, 2]];
             let (mut together, scores) = stepper.start(&prompts);
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn streams_go_where_they_are_sent() {
-        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 21, ..Default::default() };
+        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 21.into(), ..Default::default() };
         let stepper = LanguageModelStepper::new(&config.init(30, 5, &Device::flex()));
         let (mut state, _) = stepper.start(&[&[1], &[2, 5], &[3]]);
         let before = stepper.advance(&[7, 7, 7], &mut state.clone());

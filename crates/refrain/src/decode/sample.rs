@@ -122,7 +122,7 @@ mod tests {
     use crate::models::{LanguageModelConfig, LanguageModelStepper};
 
     fn stepper() -> LanguageModelStepper {
-        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 40, ..Default::default() };
+        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 40.into(), ..Default::default() };
         LanguageModelStepper::new(&config.init(30, 5, &Device::flex()))
     }
 

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn texts_end_each_on_its_own_and_are_those_that_go_on_without_a_stop() {
         let vocabulary = Vocabulary::chars("abcdef\n", 1);
-        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 20, ..Default::default() };
+        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 20.into(), ..Default::default() };
         let stepper = LanguageModelStepper::new(&config.init(vocabulary.len(), 5, &Device::flex()));
         let filters = Filters::new();
         let text_of = |limits: &Limits, samples: Range<u64>| {

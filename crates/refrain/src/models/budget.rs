@@ -19,13 +19,13 @@ impl LanguageModelConfig {
     #[must_use]
     pub fn with_parameters(&self, budget: usize, vocab_size: usize) -> Self {
         if self.cell != CellKind::Transformer {
-            let sized = |hidden_size| Self { hidden_size, ..self.clone() };
+            let sized = |size: usize| Self { hidden_size: size.into(), ..self.clone() };
             return nearest(MAX_HIDDEN_SIZE, budget, |size| sized(size).num_parameters(vocab_size), sized);
         }
         let unit = 2 * self.num_heads;
-        let sized = |parts| {
+        let sized = |parts: usize| {
             let size = parts * unit;
-            Self { hidden_size: size, embedding_size: size, feed_forward_size: None, ..self.clone() }
+            Self { hidden_size: size.into(), embedding_size: size, feed_forward_size: None, ..self.clone() }
         };
         let stream =
             nearest((MAX_HIDDEN_SIZE / unit).max(1), budget, |parts| sized(parts).num_parameters(vocab_size), sized);
@@ -56,7 +56,8 @@ mod tests {
     fn as_many_are_counted_as_there_are() {
         for &cell in CellKind::ALL {
             for variant in 0..3 {
-                let mut config = LanguageModelConfig { cell, embedding_size: 8, hidden_size: 8, ..Default::default() };
+                let mut config =
+                    LanguageModelConfig { cell, embedding_size: 8, hidden_size: 8.into(), ..Default::default() };
                 config.context = Some(9);
                 if variant == 1 {
                     config.tied_embeddings = true;
@@ -87,7 +88,7 @@ mod tests {
                     let mut other = found.clone();
                     match &mut other.feed_forward_size {
                         Some(units) => *units = units.saturating_add_signed(by),
-                        None => other.hidden_size = other.hidden_size.saturating_add_signed(by),
+                        None => other.hidden_size = other.hidden_size.of(0).saturating_add_signed(by).into(),
                     }
                     other.num_parameters(65).abs_diff(200_000)
                 });
@@ -100,7 +101,7 @@ mod tests {
     #[test]
     fn a_budget_out_of_reach_gives_the_smallest_or_the_largest() {
         let config = LanguageModelConfig::default();
-        assert_eq!(config.with_parameters(1, 65).hidden_size, 1);
-        assert_eq!(config.with_parameters(usize::MAX, 65).hidden_size, MAX_HIDDEN_SIZE);
+        assert_eq!(config.with_parameters(1, 65).hidden_size, 1.into());
+        assert_eq!(config.with_parameters(usize::MAX, 65).hidden_size, MAX_HIDDEN_SIZE.into());
     }
 }

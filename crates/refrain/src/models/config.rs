@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::hidden_size::HiddenSize;
 use crate::nn::{Cell, FeedForward, Memory, Normalization, Precision, ResetGate};
 use crate::setting::{Allowed, Range, Setting, names, zero_is_none};
 
@@ -173,8 +174,8 @@ pub struct LanguageModelConfig {
     pub cell: CellKind,
     /// Length of the vector that stands for a token; of a transformer `hidden-size`.
     pub embedding_size: usize,
-    /// Units of each recurrent layer; features of a transformer's stream.
-    pub hidden_size: usize,
+    /// Units of the recurrent layers, the same in all or a list; features of a transformer's stream.
+    pub hidden_size: HiddenSize,
     /// Recurrent layers, or blocks of a transformer, one on top of the other.
     pub num_layers: usize,
     /// Share of the units dropped between two recurrent layers; of a transformer, of all that its blocks add.
@@ -185,9 +186,6 @@ pub struct LanguageModelConfig {
     pub output_dropout: f64,
     /// In what the factors of large products are kept.
     pub precision: PrecisionKind,
-    /// Units of the last recurrent layer; 0 in a recipe: as many as the others.
-    #[serde(with = "zero_is_none")]
-    pub last_hidden_size: Option<usize>,
     /// The head has the embedding's weights (Press and Wolf 2017; Inan et al. 2017), of which there are then half as many. The
     /// last layer needs as many units as the embedding is long.
     pub tied_embeddings: bool,
@@ -253,7 +251,7 @@ impl Default for LanguageModelConfig {
             // char-rnn feeds one-hot characters; 128 is wide enough for the few thousand characters of Chinese text.
             embedding_size: 128,
             // char-rnn's 128 doubled: its README advises as large as time allows, and 256 is still quick on a laptop.
-            hidden_size: 256,
+            hidden_size: HiddenSize::Same(256),
             // char-rnn, train.lua
             num_layers: 2,
             // char-rnn, train.lua
@@ -261,7 +259,6 @@ impl Default for LanguageModelConfig {
             embedding_dropout: 0.0,
             output_dropout: 0.0,
             precision: PrecisionKind::default(),
-            last_hidden_size: None,
             tied_embeddings: false,
             variational_dropout: false,
             token_dropout: 0.0,
@@ -302,23 +299,34 @@ impl LanguageModelConfig {
     /// Features that a layer reads, its units, and those of its output.
     pub(super) fn layer_sizes(&self, layer: usize) -> [usize; 3] {
         let projection = self.projection_size.filter(|_| self.cell == CellKind::Lstm);
-        let is_last = layer + 1 == self.num_layers;
-        let hidden_size = self.last_hidden_size.filter(|_| is_last).unwrap_or(self.hidden_size);
-        let input_size = if layer == 0 { self.embedding_size } else { projection.unwrap_or(self.hidden_size) };
-        [input_size, hidden_size, projection.unwrap_or(hidden_size)]
+        let output_size = |layer| projection.unwrap_or(self.hidden_size.of(layer));
+        let input_size = if layer == 0 { self.embedding_size } else { output_size(layer - 1) };
+        [input_size, self.hidden_size.of(layer), output_size(layer)]
     }
 
     /// What does not go together, if anything: the key to blame, the problem, and what to do about it.
     pub(crate) fn conflict(&self) -> Option<(&'static str, String, String)> {
         let Self { embedding_size, num_layers, .. } = *self;
+        if let Some(sizes) = self.hidden_size.listed().filter(|sizes| *sizes != num_layers) {
+            return Some((
+                "hidden-size",
+                format!("`model.hidden-size` lists {sizes} sizes, and `model.num-layers` is {num_layers}"),
+                format!("set model.num-layers = {sizes}, or a number for all layers"),
+            ));
+        }
         let output_size = self.output_size();
         if self.tied_embeddings && output_size != embedding_size {
+            let (key, fitting) = if output_size == self.hidden_size.of(num_layers.saturating_sub(1)) {
+                ("hidden-size", self.hidden_size.with_last(num_layers, embedding_size))
+            } else {
+                ("projection-size", embedding_size.into())
+            };
             return Some((
                 "tied-embeddings",
                 format!(
                     "`model.tied-embeddings` needs a last layer of {embedding_size} units, as the embedding is long; it has {output_size}"
                 ),
-                format!("set model.last-hidden-size = {embedding_size}, or model.embedding-size = {output_size}"),
+                format!("set model.{key} = {fitting}, or model.embedding-size = {output_size}"),
             ));
         }
         if self.cell == CellKind::Gru
@@ -354,9 +362,9 @@ impl LanguageModelConfig {
     pub(crate) const fn settings(cell: CellKind) -> &'static [Setting] {
         const CELL: Setting = Setting::new("cell", Allowed::OneOf(CellKind::NAMES));
         const EMBEDDING: Setting = Setting::new("embedding-size", Allowed::Size(16_384));
-        const HIDDEN: Setting = Setting::new("hidden-size", Allowed::Size(16_384));
+        const HIDDEN: Setting = Setting::new("hidden-size", Allowed::SizeOrSizes(16_384));
+        const STREAM: Setting = Setting::new("hidden-size", Allowed::Size(16_384));
         const LAYERS: Setting = Setting::new("num-layers", Allowed::Size(64));
-        const LAST: Setting = Setting::new("last-hidden-size", Allowed::SizeOrNone(16_384));
         const TIED: Setting = Setting::new("tied-embeddings", Allowed::Boolean);
         const DROPOUT: Setting = share("dropout");
         const EMBEDDING_DROPOUT: Setting = share("embedding-dropout");
@@ -388,7 +396,7 @@ impl LanguageModelConfig {
         }
         #[rustfmt::skip]
         const LSTM: &[Setting] = &[
-            CELL, EMBEDDING, HIDDEN, LAYERS, LAST, TIED,
+            CELL, EMBEDDING, HIDDEN, LAYERS, TIED,
             DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, VARIATIONAL, TOKEN_DROPOUT,
             HIDDEN_DROPOUT, RECURRENT_DROPOUT, WEIGHT_DROP, ZONEOUT_HIDDEN, ZONEOUT_CELL,
             NORMALIZATION, PEEPHOLES, COUPLED, PROJECTION, FORGET_BIAS,
@@ -396,7 +404,7 @@ impl LanguageModelConfig {
         ];
         #[rustfmt::skip]
         const GRU: &[Setting] = &[
-            CELL, EMBEDDING, HIDDEN, LAYERS, LAST, TIED,
+            CELL, EMBEDDING, HIDDEN, LAYERS, TIED,
             DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, VARIATIONAL, TOKEN_DROPOUT,
             HIDDEN_DROPOUT, RECURRENT_DROPOUT, WEIGHT_DROP, ZONEOUT_HIDDEN,
             NORMALIZATION, RESET,
@@ -404,14 +412,14 @@ impl LanguageModelConfig {
         ];
         #[rustfmt::skip]
         const MIN_GRU: &[Setting] = &[
-            CELL, EMBEDDING, HIDDEN, LAYERS, LAST, TIED,
+            CELL, EMBEDDING, HIDDEN, LAYERS, TIED,
             DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, VARIATIONAL, TOKEN_DROPOUT,
             RECURRENT_DROPOUT, ZONEOUT_HIDDEN,
             INIT, EMBEDDING_INIT, MEMORY, PRECISION,
         ];
         #[rustfmt::skip]
         const RNN: &[Setting] = &[
-            CELL, EMBEDDING, HIDDEN, LAYERS, LAST, TIED,
+            CELL, EMBEDDING, HIDDEN, LAYERS, TIED,
             DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, VARIATIONAL, TOKEN_DROPOUT,
             HIDDEN_DROPOUT, WEIGHT_DROP, ZONEOUT_HIDDEN,
             NORMALIZATION,
@@ -419,7 +427,7 @@ impl LanguageModelConfig {
         ];
         #[rustfmt::skip]
         const TRANSFORMER: &[Setting] = &[
-            CELL, HIDDEN, LAYERS, HEADS, FEED_FORWARD_SIZE, FEED_FORWARD, POSITIONS, CONTEXT, TIED,
+            CELL, STREAM, LAYERS, HEADS, FEED_FORWARD_SIZE, FEED_FORWARD, POSITIONS, CONTEXT, TIED,
             DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, TOKEN_DROPOUT,
             EMBEDDING_INIT,
         ];

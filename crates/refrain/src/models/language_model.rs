@@ -482,7 +482,7 @@ mod tests {
     fn whole_words_are_dropped_wherever_they_stand() {
         let device = Device::flex();
         let config =
-            LanguageModelConfig { token_dropout: 0.5, embedding_size: 4, hidden_size: 4, ..Default::default() };
+            LanguageModelConfig { token_dropout: 0.5, embedding_size: 4, hidden_size: 4.into(), ..Default::default() };
         let model = config.init(40, 1, &device);
         let ids: Vec<i32> = (0..80).map(|at| at % 40).collect();
         let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 80]), &device);
@@ -512,7 +512,7 @@ mod tests {
     fn penalties_are_those_of_the_layers_outputs() {
         let device = Device::flex();
         let config =
-            LanguageModelConfig { embedding_size: 4, hidden_size: 4, output_dropout: 0.5, ..Default::default() };
+            LanguageModelConfig { embedding_size: 4, hidden_size: 4.into(), output_dropout: 0.5, ..Default::default() };
         let model = config.init(7, 1, &device);
         let schedule = Some(DropoutSchedule::new(9, 4));
         let penalty = |regularisation| {
@@ -532,7 +532,7 @@ mod tests {
 
     #[test]
     fn what_does_not_go_together_is_told() {
-        let base = LanguageModelConfig { embedding_size: 4, hidden_size: 5, ..Default::default() };
+        let base = LanguageModelConfig { embedding_size: 4, hidden_size: 5.into(), ..Default::default() };
         let key = |config: LanguageModelConfig| config.conflict().map(|(key, _, _)| key);
         assert_eq!(key(base.clone()), None);
         assert_eq!(key(LanguageModelConfig { tied_embeddings: true, ..base.clone() }), Some("tied-embeddings"));

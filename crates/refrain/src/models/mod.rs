@@ -3,6 +3,7 @@
 mod artefact;
 mod budget;
 pub(crate) mod config;
+mod hidden_size;
 mod language_model;
 mod ngram;
 mod quantize;
@@ -16,6 +17,7 @@ pub(crate) use artefact::{Dtypes, RawTensor, raw_tensors};
 pub use config::{
     CellKind, FeedForwardKind, LanguageModelConfig, NormalizationKind, PositionsKind, PrecisionKind, ResetKind,
 };
+pub use hidden_size::HiddenSize;
 pub use language_model::{Head, LanguageModel, Objective, Regularisation};
 pub use ngram::{NGram, Smoothing};
 pub use quantize::QuantizeError;

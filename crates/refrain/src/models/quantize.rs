@@ -77,7 +77,7 @@ mod tests {
             cell,
             precision,
             embedding_size: 6,
-            hidden_size: 11,
+            hidden_size: 11.into(),
             ..LanguageModelConfig::default()
         };
         let vocabulary = Vocabulary::chars(TEXT, 1);
@@ -180,7 +180,7 @@ mod tests {
         let mut transformer = of_cell(CellKind::Gru);
         transformer.config =
             LanguageModelConfig { cell: CellKind::Transformer, context: Some(8), ..LanguageModelConfig::default() };
-        transformer.config.embedding_size = transformer.config.hidden_size;
+        transformer.config.embedding_size = transformer.config.hidden_size.of(0);
         transformer.model = transformer.config.init(transformer.vocabulary.len(), 1, &Device::flex());
         let error = transformer.quantize().expect_err("no kernels");
         assert_eq!(error.to_string(), "a transformer has no weights in int8; only recurrent models do");

@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_stream_has_the_same_scores_alone_and_beside_others() {
         for cell in [CellKind::Lstm, CellKind::Gru, CellKind::Rnn] {
-            let config = LanguageModelConfig { cell, embedding_size: 19, hidden_size: 45, ..Default::default() };
+            let config = LanguageModelConfig { cell, embedding_size: 19, hidden_size: 45.into(), ..Default::default() };
             let model = config.init(37, 3, &Device::flex());
             for format in [WeightFormat::F32, WeightFormat::Bf16, WeightFormat::Int8] {
                 let stepper = LanguageModelStepper::with_format(&model, format);
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn coarser_weights_give_nearly_the_same_scores() {
-        let config = LanguageModelConfig { embedding_size: 32, hidden_size: 64, ..Default::default() };
+        let config = LanguageModelConfig { embedding_size: 32, hidden_size: 64.into(), ..Default::default() };
         let model = config.init(50, 3, &Device::flex());
         let scores = |format| {
             let stepper = LanguageModelStepper::with_format(&model, format);

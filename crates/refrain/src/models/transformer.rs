@@ -2,6 +2,7 @@
 
 use burn::tensor::{Int, Tensor};
 
+use super::HiddenSize;
 use super::config::{CellKind, FeedForwardKind, LanguageModelConfig, PositionsKind};
 use crate::nn::{DropoutSchedule, Embedding, Positions, Transformer, TransformerConfig, TransformerState};
 
@@ -9,7 +10,7 @@ impl LanguageModelConfig {
     /// The blocks; none of a recurrent cell.
     pub(super) fn transformer(&self) -> Option<TransformerConfig> {
         (self.cell == CellKind::Transformer).then(|| {
-            let defaults = TransformerConfig::new(self.hidden_size, self.num_heads, self.num_layers);
+            let defaults = TransformerConfig::new(self.hidden_size.of(0), self.num_heads, self.num_layers);
             TransformerConfig {
                 feed_forward_size: self.feed_forward_size.unwrap_or(defaults.feed_forward_size),
                 feed_forward: self.feed_forward.into(),
@@ -25,7 +26,17 @@ impl LanguageModelConfig {
 
     /// As [`conflict`](Self::conflict), of a transformer.
     pub(super) fn transformer_conflict(&self) -> Option<(&'static str, String, String)> {
-        let Self { hidden_size, embedding_size, num_heads, positions, context, .. } = *self;
+        let Self { embedding_size, num_heads, positions, context, .. } = *self;
+        let HiddenSize::Same(hidden_size) = self.hidden_size else {
+            return Some((
+                "hidden-size",
+                format!(
+                    "the blocks of a transformer are as wide as its stream, and `model.hidden-size` is {}",
+                    self.hidden_size
+                ),
+                format!("set model.hidden-size = {embedding_size}"),
+            ));
+        };
         if embedding_size != hidden_size {
             return Some((
                 "hidden-size",
@@ -56,7 +67,7 @@ impl LanguageModelConfig {
 
     /// The shapes of a block's parameters.
     pub(super) fn block_shapes(&self, layer: usize) -> Vec<(String, Vec<usize>)> {
-        let size = self.hidden_size;
+        let size = self.hidden_size.of(layer);
         let units = self.feed_forward_size.unwrap_or(size.saturating_mul(4));
         let read = match self.feed_forward {
             FeedForwardKind::Gelu => units,
@@ -82,8 +93,8 @@ impl LanguageModelConfig {
         if self.cell != CellKind::Transformer {
             return Vec::new();
         }
-        let norm = ["gamma", "beta"].map(|part| (format!("transformer.norm.{part}"), vec![self.hidden_size]));
-        let places = vec![self.context.unwrap_or_default(), self.hidden_size];
+        let norm = ["gamma", "beta"].map(|part| (format!("transformer.norm.{part}"), vec![self.hidden_size.of(0)]));
+        let places = vec![self.context.unwrap_or_default(), self.hidden_size.of(0)];
         let learned = self.positions == PositionsKind::Learned;
         let positions = learned.then(|| ("transformer.positions.weight".to_owned(), places));
         norm.into_iter().chain(positions).collect()

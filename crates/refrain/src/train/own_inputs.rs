@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_model_that_runs_free_reads_what_it_writes() {
-        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 21, ..Default::default() };
+        let config = LanguageModelConfig { embedding_size: 12, hidden_size: 21.into(), ..Default::default() };
         let stepper = LanguageModelStepper::new(&config.init(30, 5, &Device::flex()));
         let greedy = Filters::new().with(Temperature(0.0));
         let mixture = Mixture::new([3, 20], 0.0, 1, 0).expect("all are chosen");

@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_of_a_model_in_eight_bits_is_refused() {
-        let config = LanguageModelConfig { embedding_size: 3, hidden_size: 5, ..Default::default() };
+        let config = LanguageModelConfig { embedding_size: 3, hidden_size: 5.into(), ..Default::default() };
         let vocabulary = Vocabulary::chars("banana", 1);
         let model = TrainedModel {
             model: config.init(vocabulary.len(), 1, &Device::flex()),

@@ -55,7 +55,7 @@ fn fresh(shape: ModelShape, precision: PrecisionKind) -> LanguageModel {
         cell: shape.cell,
         precision,
         embedding_size: shape.hidden_size,
-        hidden_size: shape.hidden_size,
+        hidden_size: shape.hidden_size.into(),
         num_layers: shape.num_layers,
         ..LanguageModelConfig::default()
     };

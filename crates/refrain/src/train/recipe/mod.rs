@@ -140,7 +140,7 @@ impl Recipe {
     /// With the sizes that follow from others: a transformer adds to the embeddings, and sees what it is trained on.
     fn settled(mut self) -> Self {
         if self.model.cell == CellKind::Transformer {
-            self.model.embedding_size = self.model.hidden_size;
+            self.model.embedding_size = self.model.hidden_size.of(0);
             self.model.context.get_or_insert(self.train.seq_len);
         }
         self

@@ -78,7 +78,6 @@ cell = "lstm"
 embedding-size = 128
 hidden-size = 256
 num-layers = 2
-last-hidden-size = 0
 tied-embeddings = false
 dropout = 0.0
 embedding-dropout = 0.0
@@ -249,7 +248,7 @@ fn every_value_reaches_its_field() {
     assert_eq!(recipe.seed, 8, "the later one wins");
     assert_eq!((recipe.data.train.as_str(), recipe.data.valid.as_deref()), ("books/a.txt", Some("b.txt")));
     assert_eq!(recipe.data.encoding, Some(crate::text::Encoding::Gb18030));
-    assert_eq!(recipe.model.hidden_size, 512);
+    assert_eq!(recipe.model.hidden_size, 512.into());
     assert_eq!((recipe.train.clip_norm, recipe.train.max_steps), (Some(5.0), Some(100)));
     assert_eq!(recipe.train.state, crate::train::StateMode::Reset);
     let expected = OptimizerConfig {
@@ -383,7 +382,7 @@ fn what_may_have_been_meant_is_said() {
         ),
         (
             "[model.foo]\nkind = 1",
-            "error: unknown key `foo` in [model], a.toml:1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, last-hidden-size, tied-embeddings, dropout, embedding-dropout, output-dropout, variational-dropout, token-dropout, hidden-dropout, recurrent-dropout, weight-drop, zoneout-hidden, zoneout-cell, normalization, peepholes, coupled-gates, projection-size, forget-bias, init-range, embedding-init-range, memory, precision",
+            "error: unknown key `foo` in [model], a.toml:1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, tied-embeddings, dropout, embedding-dropout, output-dropout, variational-dropout, token-dropout, hidden-dropout, recurrent-dropout, weight-drop, zoneout-hidden, zoneout-cell, normalization, peepholes, coupled-gates, projection-size, forget-bias, init-range, embedding-init-range, memory, precision",
         ),
     ] {
         assert_eq!(printed(Recipe::parse(text, "a.toml")), expected);
@@ -395,11 +394,11 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
     for (text, expected) in [
         (
             "[model]\nhidden-size = \"big\"",
-            "error: `model.hidden-size` must be an integer from 1 to 16384, found the text \"big\", a.toml:2",
+            "error: `model.hidden-size` must be an integer from 1 to 16384, or a list of such, one for each layer, found the text \"big\", a.toml:2",
         ),
         (
             "[model]\nhidden-size = 0",
-            "error: `model.hidden-size` must be an integer from 1 to 16384, found 0, a.toml:2",
+            "error: `model.hidden-size` must be an integer from 1 to 16384, or a list of such, one for each layer, found 0, a.toml:2",
         ),
         ("[train]\nepochs = 1.5", "error: `train.epochs` must be an integer from 1 to 1000000, found 1.5, a.toml:2"),
         (
@@ -453,7 +452,7 @@ fn a_wrong_override_is_named_by_its_text() {
         ("modle.dropout=0.5", "error: unknown table [modle], --set modle.dropout=0.5\nhint: did you mean [model]?"),
         (
             "model.a.b=1",
-            "error: unknown key `a.b` in [model], --set model.a.b=1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, last-hidden-size, tied-embeddings, dropout, embedding-dropout, output-dropout, variational-dropout, token-dropout, hidden-dropout, recurrent-dropout, weight-drop, zoneout-hidden, zoneout-cell, normalization, peepholes, coupled-gates, projection-size, forget-bias, init-range, embedding-init-range, memory, precision",
+            "error: unknown key `a.b` in [model], --set model.a.b=1\nhint: the keys of [model] are cell, embedding-size, hidden-size, num-layers, tied-embeddings, dropout, embedding-dropout, output-dropout, variational-dropout, token-dropout, hidden-dropout, recurrent-dropout, weight-drop, zoneout-hidden, zoneout-cell, normalization, peepholes, coupled-gates, projection-size, forget-bias, init-range, embedding-init-range, memory, precision",
         ),
         ("dropout=0.5", "error: unknown key `dropout`, --set dropout=0.5\nhint: did you mean `dropout` in [model]?"),
         (
@@ -491,7 +490,7 @@ fn another_cell_on_the_command_line_keeps_all_of_the_model_but_what_it_does_not_
     let expected = LanguageModelConfig {
         cell: CellKind::Gru,
         precision: PrecisionKind::Bf16,
-        hidden_size: 96,
+        hidden_size: 96.into(),
         ..LanguageModelConfig::default()
     };
     assert_eq!(model, expected);
@@ -544,7 +543,7 @@ fn a_difference_names_key_and_both_values() {
     let run = Recipe::default();
     assert_eq!(run.difference(&run), Vec::<String>::new());
     let mut recipe = run.clone();
-    recipe.model.hidden_size = 512;
+    recipe.model.hidden_size = 512.into();
     recipe.train.clip_norm = None;
     assert_eq!(
         run.difference(&recipe),
