@@ -65,6 +65,17 @@ fn a_transformer_is_trained_and_resumed_and_writes_beyond_its_context() {
         assert!(written.starts_with("ROMEO:") && written.chars().count() == 57, "{written}");
         assert_eq!(scratch.succeed(&generate), written);
     }
+    // The prompt's 18 characters, and the new line that it begins after.
+    assert_snapshot!(scratch.transcript("generate run --prompt ROMEO:ROMEO:ROMEO: --tokens 0"), @"
+    exit status: 0
+    [stdout]
+    ROMEO:ROMEO:ROMEO:
+
+    [stderr]
+    note: the prompt has 19 tokens, and the model sees 16 at once: it goes on from the last of them alone
+    ");
+    let fits = scratch.run("generate run --prompt ROMEO:ROMEO:ROM --tokens 0");
+    assert_eq!(text(&fits.stderr), "");
 }
 
 #[test]

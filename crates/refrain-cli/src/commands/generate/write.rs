@@ -6,6 +6,7 @@ use refrain::text::Vocabulary;
 use serde_json::{Value, json};
 
 use super::Args;
+use crate::console::Console;
 use crate::{output, shade};
 
 /// Texts written at once: beyond, more streams make no better use of a weight that is read.
@@ -16,6 +17,8 @@ const AT_ONCE: u64 = 64;
 pub(super) struct Writer<'a> {
     stepper: LanguageModelStepper,
     pub(super) vocabulary: &'a Vocabulary,
+    /// How many tokens the model sees at once, if that is limited.
+    context: Option<usize>,
     pub(super) settings: FilterSettings,
     constraints: Constraints,
     limits: Limits,
@@ -59,6 +62,7 @@ impl<'a> Writer<'a> {
         Self {
             stepper: LanguageModelStepper::new(&trained.model),
             vocabulary: &trained.vocabulary,
+            context: trained.config.context,
             settings: args.filter_settings(),
             constraints,
             limits: args.limits(),
@@ -78,6 +82,12 @@ impl<'a> Writer<'a> {
 
     /// Continues a prompt by as many texts as are asked for.
     pub(super) fn write(&mut self, prompt: &str, tokens: &[u32]) -> anyhow::Result<()> {
+        if let Some(context) = self.context.filter(|context| tokens.len() > *context) {
+            Console::new().line(&format!(
+                "note: the prompt has {} tokens, and the model sees {context} at once: it goes on from the last of them alone",
+                tokens.len()
+            ));
+        }
         let filters = self.settings.filters(self.constraints.clone());
         match self.search {
             Some(search) => self.write_found(&search, prompt, tokens, &filters),
