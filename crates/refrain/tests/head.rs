@@ -198,3 +198,20 @@ fn dropout_and_its_gradient_use_one_mask() {
         assert!(probability == 0.0 || rows * columns < 50 || dropped > 0, "nothing dropped at {probability}");
     }
 }
+
+#[test]
+fn rows_and_their_gradients_are_those_of_a_selection() {
+    let device = Device::flex().autodiff();
+    let often: Vec<i32> = (0..130).map(|at| at * 7 % 65).collect();
+    for (matrix_rows, row_size, rows) in [(1, 1, vec![0]), (7, 5, vec![3, 0, 3, 6, 3]), (65, 17, often)] {
+        let matrix = numbers::<2>([matrix_rows, row_size], 1, &device).require_grad();
+        let rows = Tensor::<1, Int>::from_data(rows.as_slice(), &device);
+        let gradient_of = |output: Tensor<2>| {
+            let gradients = (output.clone() * output.clone()).sum().backward();
+            [values(output.inner()), values(matrix.grad(&gradients).expect("reached"))]
+        };
+        let found = <Dispatch as FusedOps>::select_rows(matrix.clone().into_dispatch(), rows.clone().into_dispatch());
+        let found = gradient_of(Tensor::from_dispatch(found));
+        assert_eq!(found, gradient_of(matrix.clone().select(0, rows)), "{matrix_rows} rows");
+    }
+}

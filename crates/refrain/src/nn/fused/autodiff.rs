@@ -146,6 +146,13 @@ pub trait FusedKernels: FusedOps {
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3];
 
+    /// The gradient of a matrix of `matrix_rows` rows of which [`FusedOps::select_rows`] gave some: zeros, and the sums of what came to each.
+    fn select_rows_backward(
+        matrix_rows: usize,
+        rows: &IntTensor<Self>,
+        gradient: &FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
     /// The mean loss, smoothed and not, and, in the same pass over the logits, the gradients of the first: the logits are never
     /// kept.
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> ([FloatTensor<Self>; 2], HeadGradients<Self>);
@@ -306,6 +313,22 @@ impl<B: FusedKernels> Backward<B, 3> for LinearBackward {
 }
 
 #[derive(Debug)]
+struct SelectRowsBackward;
+
+impl<B: FusedKernels> Backward<B, 1> for SelectRowsBackward {
+    type State = (usize, IntTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (matrix_rows, rows) = ops.state;
+        let [parent] = ops.parents;
+        if let Some(node) = parent {
+            grads.register::<B>(node.id, B::select_rows_backward(matrix_rows, &rows, &gradient));
+        }
+    }
+}
+
+#[derive(Debug)]
 struct LinearCrossEntropyBackward;
 
 impl<B: FusedKernels> Backward<B, 3> for LinearCrossEntropyBackward {
@@ -436,6 +459,17 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         let output = <B as FusedOps>::linear(precision, input.clone(), weight.clone(), bias.into_primitive());
         match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(LinearInputs { precision, input, weight }, output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+
+    fn select_rows(matrix: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        let node = matrix.node();
+        let matrix = matrix.into_primitive();
+        let [matrix_rows, _] = matrix.shape().dims();
+        let output = B::select_rows(matrix, rows.clone());
+        match SelectRowsBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((matrix_rows, rows), output),
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
     }

@@ -56,17 +56,17 @@ fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Float {
     Float::from_data(TensorData::new(values, shape.into()))
 }
 
-fn token_ids(targets: &IntTensor<Flex>, vocab_size: usize) -> Vec<u32> {
-    let targets = targets.to_contiguous();
-    let ids: Vec<i64> = match targets.dtype() {
-        DType::I64 => targets.as_slice::<i64>().expect("contiguous").to_vec(),
-        DType::I32 => targets.as_slice::<i32>().expect("contiguous").iter().map(|&id| i64::from(id)).collect(),
-        other => panic!("targets must be i32 or i64 tokens, not {other:?}"),
+fn token_ids(tokens: &IntTensor<Flex>, vocab_size: usize) -> Vec<u32> {
+    let tokens = tokens.to_contiguous();
+    let ids: Vec<i64> = match tokens.dtype() {
+        DType::I64 => tokens.as_slice::<i64>().expect("contiguous").to_vec(),
+        DType::I32 => tokens.as_slice::<i32>().expect("contiguous").iter().map(|&id| i64::from(id)).collect(),
+        other => panic!("tokens must be i32 or i64, not {other:?}"),
     };
     ids.into_iter()
         .map(|id| {
             let token = u32::try_from(id).ok().filter(|&token| (token as usize) < vocab_size);
-            token.unwrap_or_else(|| panic!("target {id} is not below the vocabulary's size {vocab_size}"))
+            token.unwrap_or_else(|| panic!("token {id} is not below the vocabulary's size {vocab_size}"))
         })
         .collect()
 }
@@ -422,6 +422,18 @@ impl FusedKernels for Flex {
                 tensor(sums, [output_size])
             }),
         ]
+    }
+
+    fn select_rows_backward(matrix_rows: usize, rows: &IntTensor<Self>, gradient: &Float) -> Float {
+        let [_, row_size] = gradient.shape().dims();
+        let gradient = contiguous(gradient);
+        // A buffer of its own, which the optimiser gets as it is.
+        let mut sums = Engine::current().zeros(matrix_rows * row_size);
+        for (row, values) in token_ids(rows, matrix_rows).into_iter().zip(slice(&gradient).chunks_exact(row_size)) {
+            let sums = &mut sums[row as usize * row_size..][..row_size];
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        }
+        tensor(sums, [matrix_rows, row_size])
     }
 
     fn linear_cross_entropy_with_gradients(inputs: &HeadInputs<Self>) -> ([Float; 2], HeadGradients<Self>) {

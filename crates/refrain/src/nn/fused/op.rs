@@ -201,6 +201,14 @@ pub trait FusedOps: Backend {
         composed::linear::<Self>(input, weight, bias)
     }
 
+    /// Some rows of a matrix, in any order and as often as they are named: `[num_rows, row_size]`.
+    ///
+    /// # Shapes
+    /// - `matrix`: `[matrix_rows, row_size]`, `rows`: `[num_rows]`
+    fn select_rows(matrix: FloatTensor<Self>, rows: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::float_select(matrix, 0, rows)
+    }
+
     /// Inverted dropout whose mask depends on `key` and the element's index alone.
     ///
     /// Each element is zero with `probability`, else divided by `1 - probability`. Any shape.
