@@ -30,6 +30,7 @@ fn every_strategy_is_resumed_to_the_same_bytes_with_any_number_of_threads() {
         ("mixed", MIXED),
         ("free", "--set teacher-forcing.probability=0"),
         ("best", "--set teacher-forcing.probability=0.5 --set teacher-forcing.choice=best --set train.state=reset"),
+        ("sampled", "--set train.softmax-samples=12"),
         ("all", ALL),
     ] {
         scratch.succeed(&format!("train recipe.toml --run-dir {name} --threads 1 {strategy} {SHORT}"));
@@ -60,6 +61,17 @@ fn with_truth_alone_a_schedule_trains_as_none_does() {
 }
 
 #[test]
+fn a_sampled_softmax_with_room_for_all_tokens_is_the_whole_one() {
+    let scratch = Scratch::with_recipe();
+    scratch.succeed(&format!("train recipe.toml --run-dir plain {SHORT}"));
+    let train = format!("train recipe.toml --run-dir sampled --set train.softmax-samples=1000 {SHORT}");
+    let output = scratch.run(&train);
+    let told = "losses of training are over about 1,000 tokens at a time";
+    assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
+    assert_eq!(valid_losses(&scratch, "sampled"), valid_losses(&scratch, "plain"));
+}
+
+#[test]
 fn every_strategy_changes_what_is_learned_and_the_log_says_how_much_of_the_text_was_read() {
     let scratch = Scratch::with_recipe();
     let losses = |run: &str, strategy: &str| {
@@ -69,6 +81,7 @@ fn every_strategy_changes_what_is_learned_and_the_log_says_how_much_of_the_text_
     let plain = losses("plain", "");
     for (run, strategy) in [
         ("smooth", "--set train.label-smoothing=0.1"),
+        ("sampled", "--set train.softmax-samples=12"),
         ("noisy", "--set train.gradient-noise=0.01"),
         ("faster", "--set train.gradient-noise=0.01 --set train.gradient-noise-gamma=2"),
         ("mixed", MIXED),

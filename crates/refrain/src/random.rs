@@ -23,6 +23,8 @@ pub enum Purpose {
     TeacherForcing,
     /// The tokens that take the place of the others; the index likewise.
     OwnTokens,
+    /// The tokens that a sampled softmax is over; the index likewise.
+    Candidates,
 }
 
 impl Purpose {
@@ -34,6 +36,7 @@ impl Purpose {
             Self::GradientNoise => 4,
             Self::TeacherForcing => 5,
             Self::OwnTokens => 6,
+            Self::Candidates => 7,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::nn::{
     Cell, Connection, Dropout, DropoutSchedule, Embedding, EmbeddingConfig, GruConfig, InitialWeights, Initializer,
     InputGate, LayerConfig, Linear, LinearConfig, LstmConfig, MinGruConfig, Nonlinearity, Peepholes, Precision,
     RecurrentOptions, RnnConfig, SmoothedCrossEntropy, Stack, StackConfig, Transformer, VariationalDropout,
-    activation_regularisation, temporal_activation_regularisation, values,
+    activation_regularisation, select_rows, smoothed_cross_entropy, temporal_activation_regularisation, values,
 };
 use crate::parameter_path::ParameterPath;
 
@@ -232,6 +232,38 @@ pub struct Regularisation {
     pub label_smoothing: f64,
 }
 
+/// The tokens that the softmax of a window is over, in the place of the whole vocabulary: sampled softmax (Jean et al. 2015).
+///
+/// The score of each is lowered by the logarithm of the probability with which it is a candidate. The softmax over the
+/// candidates is then the probability of each to be the target, given that the target is one of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Candidates {
+    /// Their ids, ascending.
+    pub ids: Vec<u32>,
+    /// What is added to the score of each: minus that logarithm.
+    pub corrections: Vec<f32>,
+}
+
+impl Candidates {
+    /// The places of these tokens among the candidates.
+    ///
+    /// # Panics
+    /// If one is no candidate.
+    pub fn places(&self, tokens: &[u32]) -> Vec<u32> {
+        let place = |token| self.ids.binary_search(token).expect("a target is a candidate") as u32;
+        tokens.iter().map(place).collect()
+    }
+
+    /// The rows of the candidates, with their corrections.
+    fn of(&self, head: &Linear) -> (Tensor<2>, Tensor<1>) {
+        let device = head.bias.val().device();
+        let ids: Vec<i32> = self.ids.iter().map(|&id| id as i32).collect();
+        let ids = Tensor::<1, Int>::from_data(ids.as_slice(), &device);
+        let corrections = Tensor::<1>::from_data(self.corrections.as_slice(), &device);
+        (select_rows(head.weight.val(), ids.clone()), head.bias.val().select(0, ids) + corrections)
+    }
+}
+
 /// What training makes smaller over a window.
 #[derive(Clone, Debug)]
 pub struct Objective {
@@ -321,11 +353,12 @@ impl LanguageModel {
         state: Option<LanguageModelState>,
         schedule: Option<DropoutSchedule>,
     ) -> (Tensor<1>, LanguageModelState) {
-        let (objective, state) = self.objective(inputs, targets, state, schedule, Regularisation::default());
+        let (objective, state) = self.objective(inputs, targets, state, schedule, Regularisation::default(), None);
         (objective.loss, state)
     }
 
-    /// The same with smoothed targets, and penalties on the outputs of the last layer. Shapes as [`LanguageModel::loss`].
+    /// The same with smoothed targets, and penalties on the outputs of the last layer. Shapes as [`LanguageModel::loss`]. With
+    /// `candidates` the softmax is over them alone, and `targets` are places among them.
     pub fn objective(
         &self,
         inputs: Tensor<2, Int>,
@@ -333,6 +366,7 @@ impl LanguageModel {
         state: Option<LanguageModelState>,
         schedule: Option<DropoutSchedule>,
         regularisation: Regularisation,
+        candidates: Option<&Candidates>,
     ) -> (Objective, LanguageModelState) {
         let ([output, dropped], state) = self.features(inputs, state, schedule);
         let Regularisation { activation, temporal, label_smoothing } = regularisation;
@@ -342,8 +376,18 @@ impl LanguageModel {
             (Some(one), Some(other)) => Some(one + other),
             (one, other) => one.or(other),
         };
-        let SmoothedCrossEntropy { smoothed, plain } =
-            self.linear().smoothed_cross_entropy(rows(dropped), targets.flatten(0, 1), label_smoothing);
+        let head = self.linear();
+        let (weight, bias) = match candidates {
+            Some(candidates) => candidates.of(&head),
+            None => (head.weight.val(), head.bias.val()),
+        };
+        let SmoothedCrossEntropy { smoothed, plain } = smoothed_cross_entropy(
+            head.precision,
+            rows(dropped),
+            (weight, bias),
+            targets.flatten(0, 1),
+            label_smoothing,
+        );
         (Objective { loss: smoothed, cross_entropy: plain, penalty }, state)
     }
 
@@ -517,7 +561,8 @@ mod tests {
         let schedule = Some(DropoutSchedule::new(9, 4));
         let penalty = |regularisation| {
             let [inputs, targets] = window(&device);
-            model.objective(inputs, targets, None, schedule, regularisation).0.penalty.map(|penalty| values(penalty)[0])
+            let (objective, _) = model.objective(inputs, targets, None, schedule, regularisation, None);
+            objective.penalty.map(|penalty| values(penalty)[0])
         };
         assert_eq!(penalty(Regularisation::default()), None);
         let ([output, dropped], _) = model.features(window(&device)[0].clone(), None, schedule);
@@ -527,6 +572,46 @@ mod tests {
             let found = penalty(Regularisation { activation, temporal, label_smoothing: 0.1 }).expect("a penalty");
             let expected = activation as f32 * square(dropped.clone()) + temporal as f32 * change;
             assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn a_softmax_over_candidates_is_over_their_corrected_scores() {
+        let device = Device::flex().autodiff();
+        for tied_embeddings in [false, true] {
+            let config = LanguageModelConfig {
+                embedding_size: 4,
+                hidden_size: 4.into(),
+                tied_embeddings,
+                ..LanguageModelConfig::default()
+            };
+            let model = config.init(7, 1, &device);
+            let candidates = Candidates { ids: vec![0, 3, 4, 6], corrections: vec![0.0, 0.5, 2.0, 0.25] };
+            let ids: Vec<u32> = vec![3, 0, 4, 4, 3, 6, 0, 3, 4, 6, 6, 0];
+            let places = candidates.places(&ids).into_iter().map(|place| place as i32).collect::<Vec<_>>();
+            let [inputs, _] = window(&device);
+            let targets = Tensor::<2, Int>::from_data(TensorData::new(places.clone(), [2, 6]), &device);
+            let (objective, _) =
+                model.objective(inputs.clone(), targets, None, None, Regularisation::default(), Some(&candidates));
+
+            let scores = model.linear().forward(rows(model.features(inputs, None, None).0[1].clone()));
+            let scores = values(scores.inner());
+            let expected = places.iter().zip(scores.chunks(7)).map(|(&place, scores)| {
+                let corrected = candidates.ids.iter().zip(&candidates.corrections);
+                let corrected: Vec<f32> = corrected.map(|(&id, correction)| scores[id as usize] + correction).collect();
+                corrected.iter().map(|score| score.exp()).sum::<f32>().ln() - corrected[place as usize]
+            });
+            let expected = expected.sum::<f32>() / 12.0;
+            let found = values(objective.loss.clone().inner())[0];
+            assert!((found - expected).abs() < 1e-5, "{found} is not {expected}");
+
+            let gradients = objective.loss.backward();
+            let head = model.head.weight.as_ref().unwrap_or(&model.embedding.weight);
+            let rows = values(head.val().grad(&gradients).expect("reached"));
+            let reached: Vec<u32> =
+                (0..7).filter(|&id| rows[4 * id as usize..][..4].iter().any(|x| *x != 0.0)).collect();
+            // Where the embedding is the head, what is read has a gradient too: here every token is.
+            assert_eq!(reached, if tied_embeddings { (0..7).collect() } else { candidates.ids.clone() });
         }
     }
 

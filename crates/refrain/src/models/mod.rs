@@ -18,7 +18,7 @@ pub use config::{
     CellKind, FeedForwardKind, LanguageModelConfig, NormalizationKind, PositionsKind, PrecisionKind, ResetKind,
 };
 pub use hidden_size::HiddenSize;
-pub use language_model::{Head, LanguageModel, Objective, Regularisation};
+pub use language_model::{Candidates, Head, LanguageModel, Objective, Regularisation};
 pub use ngram::{NGram, Smoothing};
 pub use quantize::QuantizeError;
 pub use state::LanguageModelState;

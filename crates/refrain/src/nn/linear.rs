@@ -58,6 +58,25 @@ pub struct SmoothedCrossEntropy {
     pub plain: Tensor<1>,
 }
 
+/// [`Linear::smoothed_cross_entropy`] with a weight and a bias that need be nobody's parameters.
+pub(crate) fn smoothed_cross_entropy(
+    precision: Precision,
+    input: Tensor<2>,
+    (weight, bias): (Tensor<2>, Tensor<1>),
+    targets: Tensor<1, Int>,
+    label_smoothing: f64,
+) -> SmoothedCrossEntropy {
+    let (smoothed, plain) = <Dispatch as FusedOps>::linear_cross_entropy(
+        precision,
+        input.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        targets.into_dispatch(),
+        label_smoothing as f32,
+    );
+    SmoothedCrossEntropy { smoothed: Tensor::from_dispatch(smoothed), plain: Tensor::from_dispatch(plain) }
+}
+
 impl Linear {
     /// The weight in `format` and the bias, for products with few rows.
     pub fn step_matrix(&self, format: WeightFormat) -> (StepMatrix, Vec<f32>) {
@@ -117,15 +136,7 @@ impl Linear {
         targets: Tensor<1, Int>,
         label_smoothing: f64,
     ) -> SmoothedCrossEntropy {
-        let (smoothed, plain) = <Dispatch as FusedOps>::linear_cross_entropy(
-            self.precision,
-            input.into_dispatch(),
-            self.weight.val().into_dispatch(),
-            self.bias.val().into_dispatch(),
-            targets.into_dispatch(),
-            label_smoothing as f32,
-        );
-        SmoothedCrossEntropy { smoothed: Tensor::from_dispatch(smoothed), plain: Tensor::from_dispatch(plain) }
+        smoothed_cross_entropy(self.precision, input, (self.weight.val(), self.bias.val()), targets, label_smoothing)
     }
 
     /// The cross entropy of every token, in nats: `[num_tokens]`. Shapes as [`Linear::cross_entropy`].

@@ -29,11 +29,13 @@ pub use attention_decoder::{AttentionDecoder, AttentionDecoderConfig, AttentionD
 pub use bidirectional::{Bidirectional, BidirectionalConfig, BidirectionalState, Directions, Merge, Wiring};
 pub use detach::Detach;
 pub use dropout::{Dropout, DropoutSchedule, VariationalDropout};
+pub(crate) use embedding::select_rows;
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use gate_trace::GateTrace;
 pub use gru::{Gru, GruConfig};
 pub use init::{ForgetBias, InitialWeights, Initializer};
 pub use layer::{Layer, LayerConfig};
+pub(crate) use linear::smoothed_cross_entropy;
 pub use linear::{Linear, LinearConfig, SmoothedCrossEntropy};
 pub use lstm::{InputGate, Lstm, LstmConfig, Peepholes};
 pub use min_gru::{MinGru, MinGruConfig};

@@ -92,7 +92,7 @@ impl BatchSweep {
     fn speed(&self, recipe: &Recipe, data: &LanguageModelData) -> Result<(f64, f64), TrainError> {
         let device = Device::flex().autodiff();
         let model = recipe.model.init(data.vocabulary.len(), recipe.seed, &device);
-        let mut learner = Learner::new(model, Optimizer::new(recipe.optimizer.clone()), None);
+        let mut learner = Learner::new(recipe, &data.train, model, Optimizer::new(recipe.optimizer.clone()), None);
         let plan = Plan::new(data.train.len(), recipe.train.accumulate, u64::MAX, None);
         // At a rate that moves nothing: what is timed cannot diverge.
         let mut step = |step| learner.step(&data.train, &plan, recipe, (step, 0.0), &device);

@@ -52,6 +52,11 @@ pub struct TrainConfig {
     /// Of the probability of each target, what is spread over all words alike: label smoothing (Szegedy et al. 2016). The losses
     /// that are shown, and those that are validated, are without it.
     pub label_smoothing: f64,
+    /// About how many tokens of the vocabulary the softmax of a window is over, besides its targets: sampled softmax (Jean et al.
+    /// 2015), for big vocabularies; 0 in a recipe: over all. The losses of training that are shown are then of these tokens alone,
+    /// those that are validated of all.
+    #[serde(with = "zero_is_none")]
+    pub softmax_samples: Option<usize>,
     /// η: normally distributed noise of variance η / (1 + t)^γ is added to every element of the gradient of step t, counted from
     /// 0, after clipping (Neelakantan et al. 2015); 0: off. The paper tries 0.01, 0.3 and 1.
     pub gradient_noise: f64,
@@ -92,6 +97,7 @@ impl Default for TrainConfig {
             activation_regularisation: 0.0,
             temporal_activation_regularisation: 0.0,
             label_smoothing: 0.0,
+            softmax_samples: None,
             gradient_noise: 0.0,
             // Neelakantan et al. 2015, section 3
             gradient_noise_gamma: 0.55,
@@ -126,6 +132,7 @@ impl TrainConfig {
         Setting::new("activation-regularisation", Allowed::Number(Range::NotNegative)),
         Setting::new("temporal-activation-regularisation", Allowed::Number(Range::NotNegative)),
         Setting::new("label-smoothing", Allowed::Number(Range::BelowOne)),
+        Setting::new("softmax-samples", Allowed::SizeOrNone(16_777_216)),
         Setting::new("gradient-noise", Allowed::Number(Range::NotNegative)),
         Setting::new("gradient-noise-gamma", Allowed::Number(Range::NotNegative)),
         Setting::new("eval-every", Allowed::Integer(0)),

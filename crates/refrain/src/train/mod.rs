@@ -4,6 +4,7 @@
 //! which is killed and resumed ends with the same bytes as one that was never stopped.
 
 mod batch_sweep;
+mod candidates;
 mod checkpoint;
 pub(crate) mod config;
 mod error;

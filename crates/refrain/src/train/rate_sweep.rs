@@ -93,7 +93,7 @@ impl RateSweep {
         recipe.validate()?;
         let device = Device::flex().autodiff();
         let model = recipe.model.init(data.vocabulary.len(), recipe.seed, &device);
-        let mut learner = Learner::new(model, Optimizer::new(recipe.optimizer.clone()), None);
+        let mut learner = Learner::new(recipe, &data.train, model, Optimizer::new(recipe.optimizer.clone()), None);
         let plan = Plan::new(data.train.len(), recipe.train.accumulate, u64::MAX, Some(self.steps));
         let mut curve = RateCurve { points: Vec::new(), end: SweepEnd::Completed };
         let (mut mean, mut lowest) = (0.0, f64::INFINITY);

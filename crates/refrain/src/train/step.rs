@@ -3,6 +3,7 @@
 use burn::module::Module as _;
 use burn::tensor::Device;
 
+use super::candidates::CandidateSampler;
 use super::config::StateMode;
 use super::error::{NotFinite, TrainError};
 use super::own_inputs::Mixture;
@@ -34,12 +35,23 @@ pub(crate) struct Learner {
     pub(crate) optimizer: Optimizer,
     /// The recurrent state that the next window begins with, where it is carried.
     pub(crate) carry: Option<LanguageModelState>,
+    /// Where the softmax is not over all tokens.
+    candidates: Option<CandidateSampler>,
     pub(crate) watch: GradientWatch,
 }
 
 impl Learner {
-    pub(crate) fn new(model: LanguageModel, optimizer: Optimizer, carry: Option<LanguageModelState>) -> Self {
-        Self { model: Some(model), optimizer, carry, watch: GradientWatch::default() }
+    pub(crate) fn new(
+        recipe: &Recipe,
+        windows: &Windows,
+        model: LanguageModel,
+        optimizer: Optimizer,
+        carry: Option<LanguageModelState>,
+    ) -> Self {
+        let [vocab_size, _] = model.embedding.weight.dims();
+        let samples = recipe.train.softmax_samples;
+        let candidates = samples.map(|samples| CandidateSampler::new(windows.tokens(), vocab_size, samples));
+        Self { model: Some(model), optimizer, carry, candidates, watch: GradientWatch::default() }
     }
 
     pub(crate) fn model(&self) -> &LanguageModel {
@@ -79,6 +91,10 @@ impl Learner {
                 window.inputs = mixture.inputs(stepper, state, &window.inputs, forcing.choice);
             }
             let count = window.targets.len();
+            let candidates = self.candidates.as_ref().map(|sampler| sampler.draw(&window.targets, seed, index));
+            if let Some(candidates) = &candidates {
+                window.targets = candidates.places(&window.targets);
+            }
             let (inputs, targets) = window_tensors(window, device);
             let schedule = Some(DropoutSchedule::new(seed, index));
 
@@ -87,7 +103,8 @@ impl Learner {
                 temporal: config.temporal_activation_regularisation,
                 label_smoothing: config.label_smoothing,
             };
-            let (objective, state) = self.model().objective(inputs, targets, carried, schedule, regularisation);
+            let (objective, state) =
+                self.model().objective(inputs, targets, carried, schedule, regularisation, candidates.as_ref());
             self.carry = (config.state == StateMode::Carry).then(|| state.detach());
             let mean_nats = f64::from(objective.cross_entropy.into_scalar::<f32>());
             if !mean_nats.is_finite() {

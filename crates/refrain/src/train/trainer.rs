@@ -18,6 +18,7 @@ use super::snapshot::{Averaging, Best, Progress, Snapshot, Unlogged};
 use super::step::{Learner, StepReport};
 use super::teacher_forcing::TeacherForcing;
 use super::tensorboard::EventWriter;
+use crate::data::grouped;
 use crate::decode::{Constraints, Streams, prompt_tokens};
 use crate::files::write_atomic;
 use crate::models::{ArtefactError, LanguageModel, LanguageModelStepper, PrecisionKind, Provenance, TrainedModel};
@@ -85,7 +86,7 @@ impl Trainer {
         }
         let optimizer = Optimizer::resume(recipe.optimizer.clone(), progress.step, optimizer)
             .averaging_since(progress.averaging.since);
-        let learner = Learner::new(model.model, optimizer, carry);
+        let learner = Learner::new(&recipe, &data.train, model.model, optimizer, carry);
         Self::at(recipe, data, folder, learner, progress, &loaded.notes)
     }
 
@@ -97,7 +98,7 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let device = Device::flex().autodiff();
         let model = recipe.model.init(data.vocabulary.len(), recipe.seed, &device);
-        let learner = Learner::new(model, Optimizer::new(recipe.optimizer.clone()), None);
+        let learner = Learner::new(&recipe, &data.train, model, Optimizer::new(recipe.optimizer.clone()), None);
         let progress = Progress {
             step: 0,
             corpus: data.fingerprint.clone(),
@@ -134,6 +135,13 @@ impl Trainer {
             notes.push(format!("trained with kernel {began} so far, {kernel} from here: it rounds differently"));
         }
         let train = &recipe.train;
+        if let Some(samples) = train.softmax_samples {
+            notes.push(format!(
+                "losses of training are over about {} tokens at a time and too low to compare; those of validation are over all {}",
+                grouped(samples as u64),
+                grouped(data.vocabulary.len() as u64)
+            ));
+        }
         let plan = Plan::new(data.train.len(), train.accumulate, train.epochs, train.max_steps);
         let rate = recipe.optimizer.learning_rate;
         let schedule = Schedule::new(&recipe.schedule, rate, plan.total_steps, plan.steps_per_epoch())

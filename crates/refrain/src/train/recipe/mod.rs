@@ -265,6 +265,13 @@ impl Recipe {
         if let Some((key, problem, hint)) = self.model.conflict() {
             return Err(RecipeError::Conflict { problem, place: entries::place_of(entries, "model", key), hint });
         }
+        if self.train.softmax_samples.is_some() && self.train.label_smoothing > 0.0 {
+            return Err(RecipeError::Conflict {
+                problem: "`train.label-smoothing` spreads over all words, and with `train.softmax-samples` most have no probability".to_owned(),
+                place: entries::place_of(entries, "train", "label-smoothing"),
+                hint: "leave one of them out".to_owned(),
+            });
+        }
         self.check_transformer(entries)
     }
 

@@ -111,6 +111,7 @@ clip-value = 0.0
 activation-regularisation = 0.0
 temporal-activation-regularisation = 0.0
 label-smoothing = 0.0
+softmax-samples = 0
 gradient-noise = 0.0
 gradient-noise-gamma = 0.55
 eval-every = 0
@@ -370,7 +371,27 @@ fn what_may_have_been_meant_is_said() {
         ),
         (
             "[model]\ntied-embeddings = true\nhidden-size = 200",
-            "error: `model.tied-embeddings` needs a last layer of 128 units, as the embedding is long; it has 200, a.toml:2\nhint: set model.last-hidden-size = 128, or model.embedding-size = 200",
+            "error: `model.tied-embeddings` needs a last layer of 128 units, as the embedding is long; it has 200, a.toml:2\nhint: set model.hidden-size = [200, 128], or model.embedding-size = 200",
+        ),
+        (
+            "[model]\ntied-embeddings = true\nprojection-size = 100",
+            "error: `model.tied-embeddings` needs a last layer of 128 units, as the embedding is long; it has 100, a.toml:2\nhint: set model.projection-size = 128, or model.embedding-size = 100",
+        ),
+        (
+            "[model]\nhidden-size = [200, 300, 128]",
+            "error: `model.hidden-size` lists 3 sizes, and `model.num-layers` is 2, a.toml:2\nhint: set model.num-layers = 3, or a number for all layers",
+        ),
+        (
+            "[model]\nhidden-size = [200, 0]",
+            "error: `model.hidden-size` must be an integer from 1 to 16384, or a list of such, one for each layer, found [200, 0], a.toml:2",
+        ),
+        (
+            "[model]\ncell = \"transformer\"\nhidden-size = [64, 64]",
+            "error: `model.hidden-size` must be an integer from 1 to 16384, found [64, 64], a.toml:3",
+        ),
+        (
+            "[train]\nsoftmax-samples = 100\nlabel-smoothing = 0.1",
+            "error: `train.label-smoothing` spreads over all words, and with `train.softmax-samples` most have no probability, a.toml:3\nhint: leave one of them out",
         ),
         (
             "[schedule]\nname = \"cosine\"\ngamma = 0.9",
