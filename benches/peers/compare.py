@@ -4,17 +4,20 @@
     pip install torch numpy
     cargo build --release
     python compare.py training --threads 2 --rounds 3      # the built-in recipe, to its end
-    python compare.py training --max-steps 60 --rounds 5   # its first steps alone: speed
+    python compare.py training recipes/ptb-medium-tied.toml --rounds 1 --set train.max-steps=1328 \\
+        --set data.train=ptb.train.txt --set data.valid=ptb.valid.txt
 
 Every round runs Refrain, PyTorch (torch_lm.py) as it comes, and PyTorch under the allocator settings that
 spare it most of its page faults ("tuned"), one after the other, so that a machine whose speed drifts
-drifts for all of them. All train the same model on the same windows with the same optimiser, schedule and
-clipping; `seconds` are of training alone, evaluation left out. Single steps, layers, inference and
-generation are for `refrain bench` and torch_speed.py.
+drifts for all of them; with a recipe in bf16, PyTorch's forward passes in bfloat16 besides. All train the
+same model on the same windows with the same optimiser, schedule and clipping; `seconds` are of training
+alone, evaluation left out. Single steps, layers, inference and generation are for `refrain bench` and
+torch_speed.py.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,64 +29,70 @@ from cases import TUNED
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-SUBJECTS = ("refrain", "torch", "torch tuned")
-# The built-in recipe in the words of torch_lm.py.
-BUILT_IN = [
-    *("--batch-size", "32", "--seq-len", "128", "--hidden-size", "256", "--num-layers", "2"),
-    *("--learning-rate", "4e-3", "--warmup-steps", "50", "--min-factor", "0.02", "--epochs", "5"),
-]
 
 
-def run(command, subject):
+def run(command, subject, stdin=None):
     environment = dict(os.environ)
-    if subject == "torch tuned":
+    if "tuned" in subject:
         environment["GLIBC_TUNABLES"] = TUNED
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{done.stderr}{subject}: {' '.join(map(str, command))} ended with {done.returncode}")
     return done.stdout
 
 
-def evaluations_of(subject, seed, args, folder):
+def evaluations_of(subject, number, args, folder):
     """(epoch, seconds, validation loss) of one run."""
+    recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in [*args.set, f"seed={number}"])]
     threads = ["--threads", str(args.threads)]
     if subject == "refrain":
-        limits = ["--set", f"train.max-steps={args.max_steps}", "--set", "schedule.warmup-steps=20"]
-        run_dir = folder / f"run-{seed}"
-        command = [args.refrain, "train", "--set", f"seed={seed}", "--run-dir", run_dir, *threads]
-        run([*command, *(limits if args.max_steps else [])], subject)
+        run_dir = folder / f"run-{number}"
+        run([args.refrain, "train", *recipe, "--run-dir", run_dir, *threads], subject)
         lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
         return [(e["epoch"], e["seconds"], e["loss_nats"]) for e in lines if e["kind"] == "eval"]
-    corpus = ROOT / "crates/refrain/data/shakespeare.txt"
-    command = [sys.executable, HERE / "torch_lm.py", "--corpus", corpus, "--seed", str(seed), *BUILT_IN, *threads]
-    limits = ["--max-steps", str(args.max_steps), "--warmup-steps", "20"]
-    output = run([*command, *(limits if args.max_steps else [])], subject)
+    complete = run([args.refrain, "train", *recipe, "--dump-config", "--json"], "refrain")
+    autocast = ["--autocast"] if "bf16" in subject else []
+    output = run([sys.executable, HERE / "torch_lm.py", *threads, *autocast], subject, complete)
     return [(e["epoch"], e["seconds"], e["valid_loss"]) for e in map(json.loads, output.splitlines())]
+
+
+def subjects_of(args):
+    """What is run, and how a loss is written: words have their perplexity."""
+    recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in args.set)]
+    complete = json.loads(run([args.refrain, "train", *recipe, "--dump-config", "--json"], "refrain"))
+    subjects = ["refrain", "torch", "torch tuned"]
+    if complete["model"].get("precision") == "bf16":
+        subjects.append("torch bf16 tuned")
+    words = complete["data"]["tokens"] == "word"
+    return subjects, lambda loss: f"{math.exp(loss):.2f} perplexity" if words else f"{loss:.4f} nats"
 
 
 def training(args):
     results = {}
+    subjects, written = subjects_of(args)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds):
-            for subject in SUBJECTS:
+            for subject in subjects:
                 print(f"round {number + 1} of {args.rounds}: {subject}", file=sys.stderr)
                 for epoch, seconds, loss in evaluations_of(subject, number + 1, args, Path(folder)):
                     results.setdefault(epoch, {}).setdefault(subject, []).append((seconds, loss))
-    print("| epoch | Refrain | PyTorch | tuned | PyTorch / Refrain | tuned / Refrain |")
-    print("|---|---|---|---|---|---|")
+    print(f"| epoch | {' | '.join(subjects)} | {' | '.join(f'{peer} / refrain' for peer in subjects[1:])} |")
+    print("|---" * (2 * len(subjects)) + "|")
     for epoch, runs in results.items():
-        seconds = [median(seconds for seconds, _ in runs[subject]) for subject in SUBJECTS]
-        losses = [median(loss for _, loss in runs[subject]) for subject in SUBJECTS]
-        cells = " | ".join(f"{loss:.4f} nats, {time:.1f} s" for time, loss in zip(seconds, losses))
-        print(f"| {epoch} | {cells} | {seconds[1] / seconds[0]:.2f} | {seconds[2] / seconds[0]:.2f} |")
+        seconds = [median(seconds for seconds, _ in runs[subject]) for subject in subjects]
+        losses = [median(loss for _, loss in runs[subject]) for subject in subjects]
+        cells = [f"{written(loss)}, {time:.1f} s" for time, loss in zip(seconds, losses)]
+        ratios = [f"{time / seconds[0]:.2f}" for time in seconds[1:]]
+        print(f"| {epoch} | {' | '.join([*cells, *ratios])} |")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["training"])
+    parser.add_argument("recipe", nargs="?", help="a recipe that torch_lm.py knows; the built-in one without")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3, help="round N trains with seed N")
-    parser.add_argument("--max-steps", type=int, default=0, help="of training; 0 for the whole recipe")
     parser.add_argument("--refrain", type=Path, default=ROOT / "target/release/refrain", help="the built binary")
     args = parser.parse_args()
     training(args)

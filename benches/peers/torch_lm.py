@@ -1,26 +1,29 @@
 #!/usr/bin/env python3
-"""Train Refrain's character language model in PyTorch: the peer for loss against wall time.
+"""Train a recipe of Refrain in PyTorch: the peer for loss against wall time.
 
     pip install torch numpy
-    python torch_lm.py --corpus shakespeare.txt --hidden-size 256 --epochs 10 --threads 4
+    refrain train recipes/ptb-medium-tied.toml --dump-config --json | python torch_lm.py --threads 4
 
-Same task, in the same order, as `refrain train`:
+The complete recipe is read from stdin: an LSTM language model of characters or words by AdamW or SGD. A
+recipe with anything that is not here is refused, by the name of its key. Same task, in the same order, as
+`refrain train`:
 
-  * the first part of the corpus trains, the last `--valid-fraction` validates; the vocabulary is the
-    characters of the training part and one entry for all others;
-  * the training part is cut into `--batch-size` contiguous streams, read side by side in windows of
-    `--seq-len`; the last, shorter window is kept; state is carried from window to window, gradients are
-    not (truncated back-propagation through time); every epoch starts from a zero state;
-  * validation reads `--eval-batch-size` contiguous streams with carried state and averages over every
-    character;
-  * recurrent weights orthogonal and input weights Xavier uniform, gate by gate; forget bias 1, other
-    biases 0; one bias per gate (PyTorch's second one is held at 0); embedding standard normal and head
-    weights uniform in ±1/sqrt(hidden size), which are PyTorch's defaults;
-  * AdamW on every parameter, gradients clipped by their global norm, linear warm-up, then a cosine from
-    the learning rate to `--min-factor` of it at the last step.
+  * the training file, or the first part of it where there is no validation file, trains; the vocabulary is
+    of it alone, or of both with `closed-vocabulary`, with one entry for all others; the end of a line is a
+    word;
+  * the training text is cut into `batch-size` contiguous streams, read side by side in windows of
+    `seq-len`; the last, shorter window is kept; state is carried from window to window, gradients are not
+    (truncated back-propagation through time); every epoch starts from a zero state;
+  * validation reads `eval-batch-size` contiguous streams with carried state and averages over every token;
+  * recurrent weights orthogonal and input weights Xavier uniform, gate by gate, or all in ±`init-range`;
+    biases 0 but the forget gate's; one bias per gate (PyTorch's second one is held at 0); embedding
+    standard normal and head uniform in ±1/sqrt(units), both so where they are tied, or in
+    ±`embedding-init-range`;
+  * gradients clipped by their global norm.
 
-One JSON line per evaluation goes to stdout: `seconds` is training time alone, `eval_seconds` the time
-spent in evaluation up to then; losses are in nats per character, `train_loss` the mean since the line
+`precision = "bf16"` is left to --autocast, which runs forward passes under torch.autocast; without it all
+is f32. One JSON line per evaluation goes to stdout: `seconds` is training time alone, `eval_seconds` the
+time spent in evaluation up to then; losses are in nats per token, `train_loss` the mean since the line
 before. For a fair peer, also try the allocator settings
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592
@@ -39,60 +42,88 @@ import torch
 from torch import nn
 
 UNKNOWN = 0
+BUILT_IN = {"builtin:shakespeare": Path(__file__).resolve().parents[2] / "crates/refrain/data/shakespeare.txt"}
+# Keys that say nothing of the result, or what only other values of other keys read.
+OF_NO_ACCOUNT = {
+    *("train.log-every", "train.checkpoint-every", "train.sample-every", "train.floor", "train.gradient-noise-gamma"),
+    *("data.encoding", "model.memory", "model.precision"),
+}
+# What the rest must be, where it is in the recipe.
+ONLY = {
+    "task": "language-model",
+    "model.cell": "lstm",
+    "model.normalization": "none",
+    "data.min-count": 1,
+    "data.segment": "whitespace",
+    "data.end-of-sentence": True,
+    "train.state": "carry",
+    "train.accumulate": 1,
+    "teacher-forcing.name": "constant",
+    "teacher-forcing.probability": 1.0,
+    "teacher-forcing.choice": "sampled",
+}
 
 
-def arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--valid-fraction", type=float, default=0.1)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--eval-batch-size", type=int, default=16)
-    parser.add_argument("--seq-len", type=int, default=128)
-    parser.add_argument("--embedding-size", type=int, default=128)
-    parser.add_argument("--hidden-size", type=int, default=256)
-    parser.add_argument("--num-layers", type=int, default=2)
-    parser.add_argument("--dropout", type=float, default=0.0, help="between layers")
-    parser.add_argument("--embedding-dropout", type=float, default=0.0)
-    parser.add_argument("--output-dropout", type=float, default=0.0, help="before the head")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.01)
-    parser.add_argument("--beta2", type=float, default=0.99)
-    parser.add_argument("--clip-norm", type=float, default=1.0)
-    parser.add_argument("--warmup-steps", type=int, default=0)
-    parser.add_argument("--min-factor", type=float, default=0.0)
-    parser.add_argument("--epochs", type=int, default=20, help="also the length of the cosine")
-    parser.add_argument("--max-steps", type=int, default=0, help="shorter run and cosine; 0 for none")
-    parser.add_argument("--max-seconds", type=float, default=math.inf, help="of training time")
-    parser.add_argument("--eval-every", type=int, default=0, help="in steps; 0 for once an epoch")
-    parser.add_argument("--threads", type=int, default=0, help="0 for PyTorch's own choice")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+class Recipe:
+    """Values by dotted key. Each that is asked for is noted, so that what is left can be refused."""
+
+    def __init__(self, tables):
+        self.values = {}
+        for name, table in tables.items():
+            inner = {f"{name}.{key}": value for key, value in table.items()} if isinstance(table, dict) else {name: table}
+            self.values.update(inner)
+        self.known = set(OF_NO_ACCOUNT)
+
+    def __getitem__(self, key):
+        self.known.add(key)
+        return self.values[key]
+
+    def one_of(self, key, *allowed):
+        value = self[key]
+        if value not in allowed:
+            sys.exit(f"`{key}` is {value!r}; here are only {', '.join(map(repr, allowed))}")
+        return value
+
+    def refuse_the_rest(self):
+        for key, value in self.values.items():
+            if key in self.known or key.startswith("sample."):
+                continue
+            off = ONLY[key] if key in ONLY else type(value)()
+            if value != off:
+                sys.exit(f"`{key}` is {value!r}; here is only {off!r}")
 
 
 class LanguageModel(nn.Module):
-    def __init__(self, vocab_size, args):
+    def __init__(self, vocab_size, recipe):
         super().__init__()
-        self.embedding = nn.Embedding(vocab_size, args.embedding_size)
-        self.embedding_dropout = nn.Dropout(args.embedding_dropout)
-        between = args.dropout if args.num_layers > 1 else 0.0
-        self.lstm = nn.LSTM(args.embedding_size, args.hidden_size, args.num_layers, dropout=between)
-        self.output_dropout = nn.Dropout(args.output_dropout)
-        self.head = nn.Linear(args.hidden_size, vocab_size)
-        self.initialise()
+        embedding_size, hidden_size = recipe["model.embedding-size"], recipe["model.hidden-size"]
+        num_layers, dropout = recipe["model.num-layers"], recipe["model.dropout"]
+        self.embedding = nn.Embedding(vocab_size, embedding_size)
+        self.embedding_dropout = nn.Dropout(recipe["model.embedding-dropout"])
+        self.lstm = nn.LSTM(embedding_size, hidden_size, num_layers, dropout=dropout if num_layers > 1 else 0.0)
+        self.output_dropout = nn.Dropout(recipe["model.output-dropout"])
+        self.head = nn.Linear(hidden_size, vocab_size)
+        if recipe["model.tied-embeddings"]:
+            self.head.weight = self.embedding.weight
+        self.initialise(recipe)
 
     @torch.no_grad()
-    def initialise(self):
-        hidden_size = self.lstm.hidden_size
+    def initialise(self, recipe):
+        hidden_size, bound = self.lstm.hidden_size, recipe["model.init-range"]
         for layer in range(self.lstm.num_layers):
-            for gate in getattr(self.lstm, f"weight_ih_l{layer}").split(hidden_size):
-                nn.init.xavier_uniform_(gate)
-            for gate in getattr(self.lstm, f"weight_hh_l{layer}").split(hidden_size):
-                nn.init.orthogonal_(gate)
+            for name, initialise in (("weight_ih", nn.init.xavier_uniform_), ("weight_hh", nn.init.orthogonal_)):
+                for gate in getattr(self.lstm, f"{name}_l{layer}").split(hidden_size):
+                    gate.uniform_(-bound, bound) if bound else initialise(gate)
             bias = getattr(self.lstm, f"bias_ih_l{layer}").zero_()
-            bias[hidden_size : 2 * hidden_size] = 1.0
+            bias[hidden_size : 2 * hidden_size] = recipe["model.forget-bias"]
             getattr(self.lstm, f"bias_hh_l{layer}").zero_().requires_grad_(False)
+        bound = recipe["model.embedding-init-range"]
+        if bound:
+            self.embedding.weight.uniform_(-bound, bound)
+        # Otherwise PyTorch's defaults; tied weights have begun as the embedding's.
+        if bound or recipe["model.tied-embeddings"]:
+            bound = bound or 1.0 / math.sqrt(hidden_size)
+            self.head.weight.uniform_(-bound, bound)
         self.head.bias.zero_()
 
     def forward(self, tokens, state):
@@ -101,12 +132,20 @@ class LanguageModel(nn.Module):
         return self.head(self.output_dropout(output)), state
 
 
-def read_corpus(path, valid_fraction):
-    text = path.read_text(encoding="utf-8")
-    cut = int(len(text) * (1.0 - valid_fraction))
-    characters = {character: index for index, character in enumerate(sorted(set(text[:cut])), UNKNOWN + 1)}
-    tokens = torch.tensor([characters.get(character, UNKNOWN) for character in text])
-    return tokens[:cut], tokens[cut:], len(characters) + 1
+def read_corpus(recipe):
+    """Tokens of training and validation text, and how many different ones there are."""
+    train, valid, fraction = recipe["data.train"], recipe["data.valid"], recipe["data.valid-fraction"]
+    texts = [Path(BUILT_IN.get(path, path)).read_text(encoding="utf-8") for path in (train, valid) if path]
+    if not valid:
+        cut = int(len(texts[0]) * (1.0 - fraction))
+        texts = [texts[0][:cut], texts[0][cut:]]
+    if recipe.one_of("data.tokens", "char", "word") == "word":
+        texts = [[word for line in text.splitlines() for word in (*line.split(), "\n")] for text in texts]
+    known = set(texts[0]) | (set(texts[1]) if recipe["data.closed-vocabulary"] else set())
+    # The unknown word of a text is the unknown token itself.
+    ids = {token: number for number, token in enumerate(sorted(known - {"<unk>"}), UNKNOWN + 1)}
+    train, valid = (torch.tensor([ids.get(token, UNKNOWN) for token in text]) for text in texts)
+    return train, valid, len(ids) + 1
 
 
 class Streams:
@@ -128,7 +167,7 @@ class Streams:
 
 
 def loss_of(logits, targets):
-    return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 @torch.no_grad()
@@ -142,13 +181,31 @@ def evaluate(model, streams):
     return total / streams.targets.numel()
 
 
-def learning_rate(step, num_steps, args):
-    """The rate of the step numbered `step`, counted from 0."""
-    if step < args.warmup_steps:
-        return args.learning_rate * (step + 1) / args.warmup_steps
-    progress = (step - args.warmup_steps) / max(1, num_steps - args.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return args.learning_rate * (args.min_factor + (1.0 - args.min_factor) * cosine)
+def optimizer_of(parameters, recipe):
+    name = recipe.one_of("optimizer.name", "adamw", "sgd")
+    rate, decay = recipe["optimizer.learning-rate"], recipe["optimizer.weight-decay"]
+    if name == "adamw":
+        betas, epsilon = recipe["optimizer.betas"], recipe["optimizer.epsilon"]
+        return torch.optim.AdamW(parameters, lr=rate, betas=betas, eps=epsilon, weight_decay=decay)
+    momentum, nesterov = recipe["optimizer.momentum"], recipe["optimizer.nesterov"]
+    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+
+
+def schedule_of(recipe, steps_per_epoch, num_steps):
+    """The factor of the learning rate at a step, counted from 0."""
+    name, warmup = recipe.one_of("schedule.name", "constant", "cosine", "exponential"), recipe["schedule.warmup-steps"]
+    least = recipe["schedule.min-factor"] if name == "cosine" else 0.0
+    gamma, start = (recipe["schedule.gamma"], recipe["schedule.start-epoch"]) if name == "exponential" else (1.0, 1)
+
+    def factor(step):
+        if step < warmup:
+            return (step + 1) / warmup
+        if name == "cosine":
+            progress = (step - warmup) / max(1, num_steps - warmup)
+            return least + (1.0 - least) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return gamma ** max(0, step // steps_per_epoch + 2 - start)
+
+    return factor
 
 
 class Clock:
@@ -163,21 +220,21 @@ class Clock:
         return passed
 
 
-def train(args):
-    torch.manual_seed(args.seed)
+def train(recipe, args):
+    torch.manual_seed(recipe["seed"])
     if args.threads:
         torch.set_num_threads(args.threads)
-    train_tokens, valid_tokens, vocab_size = read_corpus(args.corpus, args.valid_fraction)
-    train_streams = Streams(train_tokens, args.batch_size, args.seq_len)
-    valid_streams = Streams(valid_tokens, args.eval_batch_size, args.seq_len)
-    model = LanguageModel(vocab_size, args)
+    train_tokens, valid_tokens, vocab_size = read_corpus(recipe)
+    seq_len = recipe["train.seq-len"]
+    train_streams = Streams(train_tokens, recipe["train.batch-size"], seq_len)
+    valid_streams = Streams(valid_tokens, recipe["train.eval-batch-size"], seq_len)
+    model = LanguageModel(vocab_size, recipe)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=args.learning_rate, betas=(0.9, args.beta2), weight_decay=args.weight_decay
-    )
-    num_steps = args.epochs * len(train_streams)
-    if args.max_steps:
-        num_steps = min(num_steps, args.max_steps)
+    optimizer = optimizer_of(parameters, recipe)
+    epochs, max_steps, clip_norm = recipe["train.epochs"], recipe["train.max-steps"], recipe["train.clip-norm"]
+    num_steps = min(epochs * len(train_streams), max_steps or math.inf)
+    factor, eval_every = schedule_of(recipe, len(train_streams), num_steps), recipe["train.eval-every"]
+    recipe.refuse_the_rest()
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, vocabulary {vocab_size}, "
         f"{sum(parameter.numel() for parameter in parameters)} parameters, {num_steps} steps",
@@ -187,9 +244,13 @@ def train(args):
     step, loss_sum, tokens_seen, reported_at = 0, 0.0, 0, 0.0
     clock = Clock()
 
+    def autocast():
+        return torch.autocast("cpu", torch.bfloat16, enabled=args.autocast)
+
     def report(epoch):
         nonlocal loss_sum, tokens_seen, reported_at
-        valid_loss = evaluate(model, valid_streams)
+        with autocast():
+            valid_loss = evaluate(model, valid_streams)
         clock.eval_seconds += clock.lap()
         line = {
             "seconds": round(clock.train_seconds, 3),
@@ -203,17 +264,19 @@ def train(args):
         print(json.dumps(line), flush=True)
         loss_sum, tokens_seen, reported_at = 0.0, 0, clock.train_seconds
 
-    for epoch in range(1, args.epochs + 1):
+    for epoch in range(1, epochs + 1):
         state = None
         for inputs, targets in train_streams:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, num_steps, args)
+                group["lr"] = recipe["optimizer.learning-rate"] * factor(step)
             optimizer.zero_grad(set_to_none=True)
-            logits, state = model(inputs, state)
-            state = tuple(part.detach() for part in state)
-            loss = loss_of(logits, targets)
+            with autocast():
+                logits, state = model(inputs, state)
+                state = tuple(part.detach() for part in state)
+                loss = loss_of(logits, targets)
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, args.clip_norm)
+            if clip_norm:
+                nn.utils.clip_grad_norm_(parameters, clip_norm)
             optimizer.step()
             step += 1
             loss_sum += loss.item() * targets.numel()
@@ -221,11 +284,20 @@ def train(args):
             clock.train_seconds += clock.lap()
             if step == num_steps or clock.train_seconds >= args.max_seconds:
                 return report(epoch)
-            if args.eval_every and step % args.eval_every == 0:
+            if eval_every and step % eval_every == 0:
                 report(epoch)
-        if not args.eval_every:
+        if not eval_every:
             report(epoch)
 
 
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=0, help="0 for PyTorch's own choice")
+    parser.add_argument("--autocast", action="store_true", help="forward passes in bfloat16")
+    parser.add_argument("--max-seconds", type=float, default=math.inf, help="of training time")
+    args = parser.parse_args()
+    train(Recipe(json.load(sys.stdin)), args)
+
+
 if __name__ == "__main__":
-    train(arguments())
+    main()
