@@ -29,6 +29,7 @@ from cases import TUNED
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+SUBJECTS = ["refrain", "torch", "torch tuned", "torch bf16 tuned"]
 
 
 def run(command, subject, stdin=None):
@@ -42,27 +43,26 @@ def run(command, subject, stdin=None):
 
 
 def evaluations_of(subject, number, args, folder):
-    """(epoch, seconds, validation loss) of one run."""
+    """(step, seconds, validation loss) of one run."""
     recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in [*args.set, f"seed={number}"])]
     threads = ["--threads", str(args.threads)]
     if subject == "refrain":
         run_dir = folder / f"run-{number}"
         run([args.refrain, "train", *recipe, "--run-dir", run_dir, *threads], subject)
         lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-        return [(e["epoch"], e["seconds"], e["loss_nats"]) for e in lines if e["kind"] == "eval"]
+        return [(e["step"], e["seconds"], e["loss_nats"]) for e in lines if e["kind"] == "eval"]
     complete = run([args.refrain, "train", *recipe, "--dump-config", "--json"], "refrain")
     autocast = ["--autocast"] if "bf16" in subject else []
     output = run([sys.executable, HERE / "torch_lm.py", *threads, *autocast], subject, complete)
-    return [(e["epoch"], e["seconds"], e["valid_loss"]) for e in map(json.loads, output.splitlines())]
+    return [(e["step"], e["seconds"], e["valid_loss"]) for e in map(json.loads, output.splitlines())]
 
 
 def subjects_of(args):
     """What is run, and how a loss is written: words have their perplexity."""
     recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in args.set)]
     complete = json.loads(run([args.refrain, "train", *recipe, "--dump-config", "--json"], "refrain"))
-    subjects = ["refrain", "torch", "torch tuned"]
-    if complete["model"].get("precision") == "bf16":
-        subjects.append("torch bf16 tuned")
+    subjects = SUBJECTS if complete["model"].get("precision") == "bf16" else SUBJECTS[:3]
+    subjects = [subject for subject in subjects if subject in args.subjects or subject == "refrain"]
     words = complete["data"]["tokens"] == "word"
     return subjects, lambda loss: f"{math.exp(loss):.2f} perplexity" if words else f"{loss:.4f} nats"
 
@@ -74,16 +74,16 @@ def training(args):
         for number in range(args.rounds):
             for subject in subjects:
                 print(f"round {number + 1} of {args.rounds}: {subject}", file=sys.stderr)
-                for epoch, seconds, loss in evaluations_of(subject, number + 1, args, Path(folder)):
-                    results.setdefault(epoch, {}).setdefault(subject, []).append((seconds, loss))
-    print(f"| epoch | {' | '.join(subjects)} | {' | '.join(f'{peer} / refrain' for peer in subjects[1:])} |")
+                for step, seconds, loss in evaluations_of(subject, number + 1, args, Path(folder)):
+                    results.setdefault(step, {}).setdefault(subject, []).append((seconds, loss))
+    print(f"| step | {' | '.join(subjects)} | {' | '.join(f'{peer} / refrain' for peer in subjects[1:])} |")
     print("|---" * (2 * len(subjects)) + "|")
-    for epoch, runs in results.items():
+    for step, runs in results.items():
         seconds = [median(seconds for seconds, _ in runs[subject]) for subject in subjects]
         losses = [median(loss for _, loss in runs[subject]) for subject in subjects]
         cells = [f"{written(loss)}, {time:.1f} s" for time, loss in zip(seconds, losses)]
         ratios = [f"{time / seconds[0]:.2f}" for time in seconds[1:]]
-        print(f"| {epoch} | {' | '.join([*cells, *ratios])} |")
+        print(f"| {step} | {' | '.join([*cells, *ratios])} |")
 
 
 def main():
@@ -91,6 +91,7 @@ def main():
     parser.add_argument("what", choices=["training"])
     parser.add_argument("recipe", nargs="?", help="a recipe that torch_lm.py knows; the built-in one without")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, help="those beside Refrain to run")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3, help="round N trains with seed N")
     parser.add_argument("--refrain", type=Path, default=ROOT / "target/release/refrain", help="the built binary")
