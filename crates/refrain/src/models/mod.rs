@@ -6,6 +6,7 @@ pub(crate) mod config;
 mod hidden_size;
 mod language_model;
 mod ngram;
+mod objective;
 mod quantize;
 mod state;
 mod stepper;
@@ -18,8 +19,9 @@ pub use config::{
     CellKind, FeedForwardKind, LanguageModelConfig, NormalizationKind, PositionsKind, PrecisionKind, ResetKind,
 };
 pub use hidden_size::HiddenSize;
-pub use language_model::{Candidates, Head, LanguageModel, Objective, Regularisation};
+pub use language_model::{Head, LanguageModel};
 pub use ngram::{NGram, Smoothing};
+pub use objective::{Candidates, Objective, Regularisation};
 pub use quantize::QuantizeError;
 pub use state::LanguageModelState;
 pub use stepper::{LanguageModelStepper, StepperState};
