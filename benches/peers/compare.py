@@ -29,7 +29,7 @@ from cases import TUNED
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-SUBJECTS = ["refrain", "torch", "torch tuned", "torch bf16 tuned"]
+PEERS = ["torch", "torch tuned", "torch bf16 tuned"]
 
 
 def run(command, subject, stdin=None):
@@ -42,16 +42,21 @@ def run(command, subject, stdin=None):
     return done.stdout
 
 
+def recipe_of(args, seed):
+    """Arguments of `refrain train`, and the complete recipe that they make."""
+    recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in [*args.set, f"seed={seed}"])]
+    return recipe, run([args.refrain, "train", *recipe, "--dump-config", "--json"], "refrain")
+
+
 def evaluations_of(subject, number, args, folder):
     """(step, seconds, validation loss) of one run."""
-    recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in [*args.set, f"seed={number}"])]
+    recipe, complete = recipe_of(args, number)
     threads = ["--threads", str(args.threads)]
     if subject == "refrain":
         run_dir = folder / f"run-{number}"
         run([args.refrain, "train", *recipe, "--run-dir", run_dir, *threads], subject)
         lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
         return [(e["step"], e["seconds"], e["loss_nats"]) for e in lines if e["kind"] == "eval"]
-    complete = run([args.refrain, "train", *recipe, "--dump-config", "--json"], "refrain")
     autocast = ["--autocast"] if "bf16" in subject else []
     output = run([sys.executable, HERE / "torch_lm.py", *threads, *autocast], subject, complete)
     return [(e["step"], e["seconds"], e["valid_loss"]) for e in map(json.loads, output.splitlines())]
@@ -59,12 +64,11 @@ def evaluations_of(subject, number, args, folder):
 
 def subjects_of(args):
     """What is run, and how a loss is written: words have their perplexity."""
-    recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in args.set)]
-    complete = json.loads(run([args.refrain, "train", *recipe, "--dump-config", "--json"], "refrain"))
-    subjects = SUBJECTS if complete["model"].get("precision") == "bf16" else SUBJECTS[:3]
-    subjects = [subject for subject in subjects if subject in args.subjects or subject == "refrain"]
+    complete = json.loads(recipe_of(args, 1)[1])
+    in_bf16 = complete["model"].get("precision") == "bf16"
+    peers = [peer for peer in args.peers if in_bf16 or "bf16" not in peer]
     words = complete["data"]["tokens"] == "word"
-    return subjects, lambda loss: f"{math.exp(loss):.2f} perplexity" if words else f"{loss:.4f} nats"
+    return ["refrain", *peers], lambda loss: f"{math.exp(loss):.2f} perplexity" if words else f"{loss:.4f} nats"
 
 
 def training(args):
@@ -91,7 +95,7 @@ def main():
     parser.add_argument("what", choices=["training"])
     parser.add_argument("recipe", nargs="?", help="a recipe that torch_lm.py knows; the built-in one without")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the recipe")
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, help="those beside Refrain to run")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS, help="those to run beside Refrain")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3, help="round N trains with seed N")
     parser.add_argument("--refrain", type=Path, default=ROOT / "target/release/refrain", help="the built binary")

@@ -73,6 +73,10 @@ class Recipe:
             inner = {f"{name}.{key}": value for key, value in table.items()} if isinstance(table, dict) else {name: table}
             self.values.update(inner)
         self.known = set(OF_NO_ACCOUNT)
+        # First of all: a recipe of another cell has other keys besides.
+        for key, only in ONLY.items():
+            if key in self.values:
+                self.one_of(key, only)
 
     def __getitem__(self, key):
         self.known.add(key)
@@ -81,16 +85,15 @@ class Recipe:
     def one_of(self, key, *allowed):
         value = self[key]
         if value not in allowed:
-            sys.exit(f"`{key}` is {value!r}; here are only {', '.join(map(repr, allowed))}")
+            sys.exit(f"`{key}` is {value!r}; here is only {', '.join(map(repr, allowed))}")
         return value
 
     def refuse_the_rest(self):
         for key, value in self.values.items():
             if key in self.known or key.startswith("sample."):
                 continue
-            off = ONLY[key] if key in ONLY else type(value)()
-            if value != off:
-                sys.exit(f"`{key}` is {value!r}; here is only {off!r}")
+            # What is off is zero, false or nothing.
+            self.one_of(key, type(value)())
 
 
 class LanguageModel(nn.Module):
