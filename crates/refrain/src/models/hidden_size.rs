@@ -24,7 +24,7 @@ impl HiddenSize {
         }
     }
 
-    /// The sizes of a list; none of a number.
+    /// How many sizes a list has; none of a number.
     pub(super) fn listed(&self) -> Option<usize> {
         match self {
             Self::Same(_) => None,

@@ -146,7 +146,8 @@ pub trait FusedKernels: FusedOps {
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<Self>>; 3];
 
-    /// The gradient of a matrix of `matrix_rows` rows of which [`FusedOps::select_rows`] gave some: zeros, and the sums of what came to each.
+    /// The gradient of a matrix of `matrix_rows` rows of which [`FusedOps::select_rows`] gave some: the sums of what came to each,
+    /// and zeros.
     fn select_rows_backward(
         matrix_rows: usize,
         rows: &IntTensor<Self>,
