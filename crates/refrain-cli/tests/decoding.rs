@@ -157,11 +157,19 @@ fn one_beam_and_the_likeliest_of_one_are_greedy() {
     let written =
         |arguments: &str| scratch.succeed(&format!("generate run --prompt First --tokens 50 {arguments} {PLAIN}"));
     let greedy = written("--greedy");
-    for other in
-        ["--beams 1", "--top-k 1", "--temperature 0", "--min-p 1", "--temperature 1e-6", "--epsilon-cutoff 0.999"]
-    {
+    for other in [
+        "--beams 1",
+        "--top-k 1",
+        "--temperature 0",
+        "--min-p 1",
+        "--temperature 1e-6",
+        "--epsilon-cutoff 0.999",
+        "--contrastive 0",
+        "--contrastive 0.6 --candidates 1",
+    ] {
         assert_eq!(written(other), greedy, "{other}");
     }
+    assert_ne!(written("--contrastive 0.6"), greedy);
     assert_ne!(written("--greedy --repetition-penalty 1.5"), greedy);
     assert_eq!(written("--greedy --no-repeat-ngram 4"), written("--beams 1 --no-repeat-ngram 4"));
 }
@@ -216,6 +224,27 @@ fn samples_are_the_same_alone_and_together_however_they_end() {
         assert_eq!(joined, text["text"].as_str().expect("text"));
         assert!(tokens.iter().all(|token| token["log_probability"].as_f64().is_some_and(|nats| nats < 0.0)));
     }
+}
+
+#[test]
+fn contrastive_search_writes_one_text_whatever_the_seed() {
+    let scratch = Scratch::with_run();
+    let arguments = "generate run --prompt First --tokens 30 --contrastive 0.6 --candidates 5";
+    let json = scratch.succeed(&format!("{arguments} --json --show-probabilities {PLAIN}"));
+    let found: Value = serde_json::from_str(&json).expect("one object");
+    assert_eq!((found["contrastive"].as_f64(), found["candidates"].as_u64()), (Some(0.6), Some(5)));
+    let tokens = found["tokens"].as_array().expect("an array");
+    assert_eq!(tokens.len(), 30);
+    assert!(tokens.iter().all(|token| token["log_probability"].as_f64().is_some_and(|nats| nats < 0.0)));
+    let expected = format!("First{}\n", found["text"].as_str().expect("text"));
+    for seed in [1, 2] {
+        assert_eq!(scratch.succeed(&format!("{arguments} --seed {seed} {PLAIN}")), expected);
+    }
+    let stop = &expected["First".len() + 9..][..2];
+    let mut command = scratch.refrain(&format!("{arguments} {PLAIN}"));
+    let stopped = text(&command.args(["--stop", stop]).output().expect("the command starts").stdout);
+    let at = expected["First".len()..].find(stop).expect("it is there");
+    assert_eq!(stopped, format!("{}\n", &expected[.."First".len() + at]));
 }
 
 #[test]

@@ -9,11 +9,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use refrain::decode::{BeamSearch, Constraints, FilterSettings, Limits, SampleConfig, prompt_tokens};
+use refrain::decode::{
+    BeamSearch, Constraints, ContrastiveSearch, FilterSettings, Limits, SampleConfig, prompt_tokens,
+};
 use refrain::text::{Vocabulary, name_unknown};
 
 use self::filter_args::{FilterArgs, sampling_filters};
-use self::write::Writer;
+use self::write::{Way, Writer};
 use crate::console::Console;
 use crate::engine::{EngineArgs, at_least_one};
 use crate::failure::Usage;
@@ -25,8 +27,9 @@ use crate::{input, model};
 /// model never writes the unknown token. A prompt is read as the beginning of a line: a new line goes before it, unseen, unless
 /// it begins with one.
 ///
-/// Tokens are drawn by the distribution that the filters leave of the model's; --greedy always takes the likeliest, and --beams
-/// looks for the likeliest text. In --stop, --ban and --force `\n` is a new line, `\t` a tab and `\\` a backslash.
+/// Tokens are drawn by the distribution that the filters leave of the model's; --greedy always takes the likeliest, --contrastive
+/// one of the likeliest that is unlike what is there, and --beams looks for the likeliest text. In --stop, --ban and --force `\n`
+/// is a new line, `\t` a tab and `\\` a backslash.
 #[expect(clippy::struct_excessive_bools, reason = "flags of the command line")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -77,9 +80,24 @@ pub(crate) struct Args {
     #[command(flatten)]
     filters: FilterArgs,
     #[command(flatten)]
+    contrastive: ContrastiveArgs,
+    #[command(flatten)]
     beams: BeamArgs,
     #[command(flatten)]
     engine: EngineArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Contrastive search")]
+struct ContrastiveArgs {
+    /// Of the likeliest tokens, take that with the highest (1 - F) P - F s, where s is how like it is to a token that is there: such
+    /// as 0.6; 0 is --greedy
+    #[arg(long, value_name = "F", value_parser = share)]
+    #[arg(conflicts_with_all = sampling_filters().chain(["greedy", "beams", "num"]))]
+    contrastive: Option<f64>,
+    /// How many of the likeliest tokens it chooses from
+    #[arg(long, value_name = "N", default_value_t = default_candidates(), value_parser = at_least_one, requires = "contrastive")]
+    candidates: NonZeroUsize,
 }
 
 #[derive(Debug, clap::Args)]
@@ -111,10 +129,21 @@ enum Unknown {
     Skip,
 }
 
+fn default_candidates() -> NonZeroUsize {
+    NonZeroUsize::new(ContrastiveSearch::default().candidates).expect("a search among no tokens finds none")
+}
+
 fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("a number of at least 0".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("a number from 0 to 1".to_owned()),
     }
 }
 
@@ -137,11 +166,11 @@ fn unescaped(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let search = args.search()?;
+    let way = args.way()?;
     args.engine.install()?;
     let trained = model::load(&args.run_or_model)?;
     let constraints = args.constraints(&trained.vocabulary)?;
-    let mut writer = Writer::new(args, &trained, search, constraints);
+    let mut writer = Writer::new(args, &trained, way, constraints);
     if args.interactive {
         return interactive::run(&mut writer, args);
     }
@@ -150,15 +179,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 impl Args {
-    /// The beam search that is asked for, if one is; what the arguments say must go together.
-    fn search(&self) -> anyhow::Result<Option<BeamSearch>> {
+    /// How tokens are chosen; what the arguments say must go together.
+    fn way(&self) -> anyhow::Result<Way> {
         let Self { tokens, min_tokens, num, .. } = *self;
         if min_tokens > tokens {
             let message = format!("--min-tokens {min_tokens} is more than --tokens {tokens}");
             return Err(Usage::error(message, "a text has at most --tokens tokens"));
         }
+        let ContrastiveArgs { contrastive, candidates } = self.contrastive;
+        if let Some(penalty) = contrastive {
+            return Ok(Way::Contrastive(ContrastiveSearch { candidates: candidates.get(), penalty }));
+        }
         let BeamArgs { beams, groups, diversity, length_penalty } = self.beams;
-        let Some(beams) = beams else { return Ok(None) };
+        let Some(beams) = beams else { return Ok(Way::Sampling) };
         let (beams, groups) = (beams.get(), groups.get());
         if !beams.is_multiple_of(groups) {
             let message = format!("--groups {groups} does not divide --beams {beams}");
@@ -168,13 +201,13 @@ impl Args {
             let message = format!("--num {num}: a search with --beams {beams} finds {beams}");
             return Err(Usage::error(message, "raise --beams"));
         }
-        Ok(Some(BeamSearch { beams, groups, diversity, length_penalty }))
+        Ok(Way::Beams(BeamSearch { beams, groups, diversity, length_penalty }))
     }
 
     /// The number of each filter, where the way of decoding decides some of them.
     fn filter_settings(&self) -> FilterSettings {
         let mut settings = self.filters.0.clone();
-        if self.greedy || self.beams.beams.is_some() {
+        if self.greedy || self.beams.beams.is_some() || self.contrastive.contrastive.is_some() {
             settings = settings.without_sampling();
         }
         if self.greedy {

@@ -15,8 +15,9 @@ fn help_names_every_default_of_generation() {
     of a line: a new line goes before it, unseen, unless it begins with one.
 
     Tokens are drawn by the distribution that the filters leave of the model's; --greedy always takes
-    the likeliest, and --beams looks for the likeliest text. In --stop, --ban and --force `\n` is a new
-    line, `\t` a tab and `\\` a backslash.
+    the likeliest, --contrastive one of the likeliest that is unlike what is there, and --beams looks
+    for the likeliest text. In --stop, --ban and --force `\n` is a new line, `\t` a tab and `\\` a
+    backslash.
 
     Usage: refrain generate [OPTIONS] <RUN_OR_MODEL>
 
@@ -123,6 +124,16 @@ fn help_names_every_default_of_generation() {
 
           --epsilon-cutoff <P>
               Draw among the tokens of at least the probability P; 0: among all [default: 0]
+
+    Contrastive search:
+          --contrastive <F>
+              Of the likeliest tokens, take that with the highest (1 - F) P - F s, where s is how like it
+              is to a token that is there: such as 0.6; 0 is --greedy
+
+          --candidates <N>
+              How many of the likeliest tokens it chooses from
+
+              [default: 4]
 
     Beam search:
           --beams <N>

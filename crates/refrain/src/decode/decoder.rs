@@ -1,5 +1,6 @@
 //! What can be decoded.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 
 use crate::models::{LanguageModelStepper, StepperState};
@@ -23,6 +24,12 @@ pub trait Decoder {
 
     /// Makes stream `i` what stream `from[i]` was. Streams may be repeated, and left out.
     fn reorder(&self, from: &[usize], state: &mut Self::State);
+}
+
+/// A decoder that shows what it made of what it has read.
+pub trait HiddenStates: Decoder {
+    /// The vector of the last token read of each stream, `[streams, hidden_size]`: what the scores were computed from.
+    fn hidden<'a>(&self, state: &'a Self::State) -> Cow<'a, [f32]>;
 }
 
 impl Decoder for LanguageModelStepper {
@@ -69,6 +76,12 @@ impl Decoder for LanguageModelStepper {
 
     fn reorder(&self, from: &[usize], state: &mut StepperState) {
         *state = state.select(from);
+    }
+}
+
+impl HiddenStates for LanguageModelStepper {
+    fn hidden<'a>(&self, state: &'a StepperState) -> Cow<'a, [f32]> {
+        state.features()
     }
 }
 

@@ -4,6 +4,7 @@ use super::decoder::{Decoder, select_rows};
 use super::filters::Filters;
 use super::history::History;
 use super::probability::{log_probability, softmax};
+use super::texts::TokenStreams;
 use crate::random::{Purpose, Random};
 
 /// Endless streams of tokens that continue a prompt, side by side.
@@ -51,9 +52,14 @@ impl<'a, D: Decoder> Streams<'a, D> {
         let scores = scores.repeat(streams.len());
         Self { decoder, filters, state, drawn: streams, scores, pending: None, filtered: Vec::new() }
     }
+}
 
-    /// Goes on with these streams alone, by their places among those that there are, in ascending order.
-    pub fn keep(&mut self, kept: &[usize]) {
+impl<D: Decoder> TokenStreams for Streams<'_, D> {
+    fn num_streams(&self) -> usize {
+        self.drawn.len()
+    }
+
+    fn keep(&mut self, kept: &[usize]) {
         self.decoder.reorder(kept, &mut self.state);
         self.scores = select_rows(&self.scores, self.decoder.vocab_size(), kept);
         if let Some(pending) = &mut self.pending {
@@ -63,9 +69,7 @@ impl<'a, D: Decoder> Streams<'a, D> {
         self.drawn.retain(|_| place.next().is_some_and(|place| kept.binary_search(&place).is_ok()));
     }
 
-    /// `ln P` of the last token of each stream under the model, whatever the filters made of it, in nats; empty before the
-    /// first.
-    pub fn log_probabilities(&self) -> Vec<f64> {
+    fn log_probabilities(&self) -> Vec<f64> {
         let scores = self.scores.chunks_exact(self.decoder.vocab_size());
         let tokens = self.pending.iter().flatten();
         tokens.zip(scores).map(|(&token, scores)| log_probability(scores, token)).collect()

@@ -1,12 +1,8 @@
 //! Texts that are written side by side, each until it ends.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
-use super::decoder::Decoder;
-use super::filters::Filters;
 use super::limits::{End, Limits, Tail};
-use super::sample::Streams;
 use crate::text::Vocabulary;
 
 /// A token of a text.
@@ -31,12 +27,24 @@ pub struct Written {
     pub end: Option<End>,
 }
 
+/// Tokens that continue a prompt in some ways at once, without an end: one of each stream at a time.
+pub trait TokenStreams: Iterator<Item = Vec<u32>> {
+    /// How many streams there are.
+    fn num_streams(&self) -> usize;
+
+    /// Goes on with these streams alone, by their places among those that there are, in ascending order.
+    fn keep(&mut self, kept: &[usize]);
+
+    /// `ln P` of the last token of each stream under the model, whatever chose it, in nats; empty before the first.
+    fn log_probabilities(&self) -> Vec<f64>;
+}
+
 /// Texts that continue a prompt, side by side: what each step makes certain of those that have not ended.
 ///
 /// What may turn out to be a stop sequence is held back until it is known. A text that has ended takes no more time.
 #[derive(Debug)]
-pub struct Texts<'a, D: Decoder> {
-    streams: Streams<'a, D>,
+pub struct Texts<'a, S> {
+    streams: S,
     vocabulary: &'a Vocabulary,
     limits: &'a Limits,
     open: Vec<Open>,
@@ -51,23 +59,11 @@ struct Open {
     held: VecDeque<Piece>,
 }
 
-impl<'a, D: Decoder> Texts<'a, D> {
-    /// Continues `prompt` (at least one token) by one text for each number in `samples`: see [`Streams`].
-    ///
-    /// # Panics
-    /// If the prompt is empty.
-    pub fn new(
-        decoder: &'a D,
-        vocabulary: &'a Vocabulary,
-        prompt: &[u32],
-        filters: &'a Filters,
-        limits: &'a Limits,
-        seed: u64,
-        samples: Range<u64>,
-    ) -> Self {
+impl<'a, S: TokenStreams> Texts<'a, S> {
+    /// A text of each of `streams`, which continue `prompt` and have not begun.
+    pub fn new(streams: S, vocabulary: &'a Vocabulary, prompt: &[u32], limits: &'a Limits) -> Self {
         let open = |text| Open { text, tail: Tail::after(prompt, vocabulary), held: VecDeque::new() };
-        let open = (0..samples.clone().count()).map(open).collect();
-        let streams = Streams::new(decoder, prompt, filters, seed, samples);
+        let open = (0..streams.num_streams()).map(open).collect();
         Self { streams, vocabulary, limits, open, log_probabilities: false }
     }
 
@@ -78,7 +74,7 @@ impl<'a, D: Decoder> Texts<'a, D> {
     }
 }
 
-impl<D: Decoder> Iterator for Texts<'_, D> {
+impl<S: TokenStreams> Iterator for Texts<'_, S> {
     /// One for each text that had not ended before the step.
     type Item = Vec<Written>;
 
@@ -148,7 +144,10 @@ pub(super) fn cut(pieces: &mut Vec<Piece>, mut bytes: usize) {
 mod tests {
     use burn::tensor::Device;
 
+    use std::ops::Range;
+
     use super::*;
+    use crate::decode::{Filters, Streams};
     use crate::models::{LanguageModelConfig, LanguageModelStepper};
 
     #[test]
@@ -159,7 +158,8 @@ mod tests {
         let filters = Filters::new();
         let text_of = |limits: &Limits, samples: Range<u64>| {
             let mut texts = vec![(String::new(), None); samples.clone().count()];
-            for step in Texts::new(&stepper, &vocabulary, &[1], &filters, limits, 3, samples) {
+            let streams = Streams::new(&stepper, &[1], &filters, 3, samples);
+            for step in Texts::new(streams, &vocabulary, &[1], limits) {
                 for written in step {
                     assert_eq!(texts[written.text].1, None, "it had ended");
                     texts[written.text].0.extend(written.pieces.iter().map(|piece| piece.text.as_str()));

@@ -1,5 +1,7 @@
 //! A language model one token at a time, its weights prepared once.
 
+use std::borrow::Cow;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use refrain_kernels::{Engine, Precision, StepInput, StepMatrix, StepWeights, WeightFormat};
 
@@ -76,13 +78,24 @@ impl StepLayer {
     }
 }
 
-/// What a transformer makes of one more token of a stream: `[hidden_size]`. A stream at a time: products in a larger batch may
-/// round otherwise, and streams of several lengths have seen different parts of their texts.
-fn read(model: &LanguageModel, token: u32, seen: &mut Option<LanguageModelState>) -> Vec<f32> {
-    let token = Tensor::<2, Int>::from_data(TensorData::new(vec![token as i32], [1, 1]), &model.device());
-    let ([_, features], state) = model.features(token, seen.take(), None);
-    *seen = Some(state);
-    values(features)
+/// What a transformer remembers of a stream.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// Nothing before its first token.
+    state: Option<LanguageModelState>,
+    /// What it made of the last token, `[hidden_size]`.
+    features: Vec<f32>,
+}
+
+impl Seen {
+    /// Reads one more token of the stream. A stream at a time: products in a larger batch may round otherwise, and streams of
+    /// several lengths have seen different parts of their texts.
+    fn read(&mut self, model: &LanguageModel, token: u32) {
+        let token = Tensor::<2, Int>::from_data(TensorData::new(vec![token as i32], [1, 1]), &model.device());
+        let ([_, features], state) = model.features(token, self.state.take(), None);
+        self.state = Some(state);
+        self.features = values(features);
+    }
 }
 
 /// Hidden and cell state as numbers, the latter empty for cells without.
@@ -96,7 +109,7 @@ pub struct StepperState {
     /// By layer: hidden and cell state, `[streams, hidden_size]`, the latter empty for cells without.
     layers: Vec<[Vec<f32>; 2]>,
     /// By stream, of a transformer alone.
-    seen: Vec<Option<LanguageModelState>>,
+    seen: Vec<Seen>,
     streams: usize,
 }
 
@@ -104,6 +117,15 @@ impl StepperState {
     /// How many streams it is of.
     pub fn streams(&self) -> usize {
         self.streams
+    }
+
+    /// What the scores of the tokens that may follow are computed from: the highest layer's outputs for the last token of each
+    /// stream, `[streams, hidden_size]`.
+    pub fn features(&self) -> Cow<'_, [f32]> {
+        match self.layers.last() {
+            Some([hidden, _]) => Cow::Borrowed(hidden),
+            None => self.seen.iter().flat_map(|seen| &seen.features).copied().collect(),
+        }
     }
 
     /// The state whose stream `i` is stream `from[i]` of this one. Streams may be repeated, and left out.
@@ -199,7 +221,7 @@ impl LanguageModelStepper {
     pub fn state(&self, streams: usize) -> StepperState {
         StepperState {
             layers: self.layers.iter().map(|layer| layer.state(streams)).collect(),
-            seen: if self.transformer.is_some() { vec![None; streams] } else { Vec::new() },
+            seen: if self.transformer.is_some() { vec![Seen::default(); streams] } else { Vec::new() },
             streams,
         }
     }
@@ -226,23 +248,24 @@ impl LanguageModelStepper {
         }
         let mut scores = vec![0.0; tokens.len() * self.vocab_size()];
         if let Some(model) = &self.transformer {
-            let features: Vec<f32> =
-                tokens.iter().zip(&mut state.seen).flat_map(|(&token, seen)| read(model, token, seen)).collect();
-            self.head.product(&engine, &features, &self.head_bias, &mut scores);
-            return scores;
+            tokens.iter().zip(&mut state.seen).for_each(|(&token, seen)| seen.read(model, token));
+        } else {
+            self.step_layers(&engine, tokens, &mut state.layers);
         }
+        self.head.product(&engine, &state.features(), &self.head_bias, &mut scores);
+        scores
+    }
+
+    fn step_layers(&self, engine: &Engine, tokens: &[u32], states: &mut [[Vec<f32>; 2]]) {
         let embedded = self.embedding.as_ref().map(|embedding| {
             let size = embedding.len() / self.vocab_size();
             tokens.iter().flat_map(|&token| &embedding[token as usize * size..][..size]).copied().collect::<Vec<f32>>()
         });
         let mut input = embedded.as_ref().map_or(StepInput::Tokens(tokens), |embedded| StepInput::Features(embedded));
-        for (layer, state) in self.layers.iter().zip(&mut state.layers) {
-            layer.step(&engine, input, state, tokens.len());
+        for (layer, state) in self.layers.iter().zip(states) {
+            layer.step(engine, input, state, tokens.len());
             input = StepInput::Features(&state[0]);
         }
-        let [features, _] = state.layers.last().expect("a model has layers");
-        self.head.product(&engine, features, &self.head_bias, &mut scores);
-        scores
     }
 }
 

@@ -1,6 +1,9 @@
 //! Texts on stdout: as they come, one after another, or as JSON.
 
-use refrain::decode::{BeamSearch, Constraints, End, FilterError, FilterSettings, Filters, Limits, Piece, Texts};
+use refrain::decode::{
+    BeamSearch, Constraints, ContrastiveSearch, End, FilterError, FilterSettings, Filters, Limits, Piece, Streams,
+    Texts, TokenStreams,
+};
 use refrain::models::{LanguageModelStepper, TrainedModel};
 use refrain::text::Vocabulary;
 use serde_json::{Value, json};
@@ -22,13 +25,21 @@ pub(super) struct Writer<'a> {
     pub(super) settings: FilterSettings,
     constraints: Constraints,
     limits: Limits,
-    search: Option<BeamSearch>,
+    way: Way,
     seed: u64,
     num: u64,
     /// The number of the next sample.
     next_sample: u64,
     form: Form,
     probabilities: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    Sampling,
+    Contrastive(ContrastiveSearch),
+    Beams(BeamSearch),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +60,7 @@ struct Known {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(
-        args: &Args,
-        trained: &'a TrainedModel,
-        search: Option<BeamSearch>,
-        constraints: Constraints,
-    ) -> Self {
+    pub(super) fn new(args: &Args, trained: &'a TrainedModel, way: Way, constraints: Constraints) -> Self {
         let form = if args.json { Form::Json } else { Form::Text };
         if args.show_probabilities && form == Form::Text {
             shade::explain();
@@ -66,7 +72,7 @@ impl<'a> Writer<'a> {
             settings: args.filter_settings(),
             constraints,
             limits: args.limits(),
-            search,
+            way,
             seed: args.seed,
             num: args.num,
             next_sample: 0,
@@ -89,9 +95,13 @@ impl<'a> Writer<'a> {
             ));
         }
         let filters = self.settings.filters(self.constraints.clone());
-        match self.search {
-            Some(search) => self.write_found(&search, prompt, tokens, &filters),
-            None => self.write_samples(prompt, tokens, &filters),
+        match self.way {
+            Way::Sampling => self.write_samples(prompt, tokens, &filters),
+            Way::Contrastive(search) => {
+                let about = |_| json!({ "contrastive": search.penalty, "candidates": search.candidates });
+                self.write_texts(search.streams(&self.stepper, tokens, &filters), prompt, tokens, 0, about)
+            }
+            Way::Beams(search) => self.write_found(&search, prompt, tokens, &filters),
         }
     }
 
@@ -101,36 +111,48 @@ impl<'a> Writer<'a> {
         let first = self.next_sample;
         while self.next_sample < last {
             let samples = self.next_sample..last.min(self.next_sample + AT_ONCE);
-            let mut known: Vec<Known> = samples.clone().map(|_| Known::default()).collect();
-            let Self { stepper, vocabulary, limits, seed, .. } = &*self;
-            let mut texts = Texts::new(stepper, vocabulary, tokens, filters, limits, *seed, samples.clone());
-            if self.probabilities {
-                texts = texts.with_log_probabilities();
-            }
-            let mut showing = 0;
-            for step in texts {
-                for written in step {
-                    let known = &mut known[written.text];
-                    known.pieces.extend(written.pieces);
-                    known.end = written.end;
-                }
-                while let Some(known) = known.get_mut(showing) {
-                    let sample = samples.start + showing as u64;
-                    if self.form == Form::Text {
-                        self.show(known, prompt, sample - first)?;
-                    }
-                    let Some(end) = known.end else { break };
-                    match self.form {
-                        Form::Text => output::write(b"\n")?,
-                        Form::Json => {
-                            let about = json!({ "sample": sample, "seed": self.seed });
-                            self.write_json(about, prompt, &known.pieces, end)?;
-                        }
-                    }
-                    showing += 1;
-                }
-            }
+            let streams = Streams::new(&self.stepper, tokens, filters, self.seed, samples.clone());
+            let about = |number| json!({ "sample": first + number, "seed": self.seed });
+            self.write_texts(streams, prompt, tokens, samples.start - first, about)?;
             self.next_sample = samples.end;
+        }
+        Ok(())
+    }
+
+    /// Writes what streams continue the prompt by, of which the first is the text number `number` of the prompt; `about` tells
+    /// what made it, by that number.
+    fn write_texts(
+        &self,
+        streams: impl TokenStreams,
+        prompt: &str,
+        tokens: &[u32],
+        mut number: u64,
+        about: impl Fn(u64) -> Value,
+    ) -> anyhow::Result<()> {
+        let mut known: Vec<Known> = (0..streams.num_streams()).map(|_| Known::default()).collect();
+        let mut texts = Texts::new(streams, self.vocabulary, tokens, &self.limits);
+        if self.probabilities {
+            texts = texts.with_log_probabilities();
+        }
+        let mut showing = 0;
+        for step in texts {
+            for written in step {
+                let known = &mut known[written.text];
+                known.pieces.extend(written.pieces);
+                known.end = written.end;
+            }
+            while let Some(known) = known.get_mut(showing) {
+                if self.form == Form::Text {
+                    self.show(known, prompt, number)?;
+                }
+                let Some(end) = known.end else { break };
+                match self.form {
+                    Form::Text => output::write(b"\n")?,
+                    Form::Json => self.write_json(about(number), prompt, &known.pieces, end)?,
+                }
+                showing += 1;
+                number += 1;
+            }
         }
         Ok(())
     }

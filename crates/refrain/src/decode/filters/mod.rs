@@ -123,7 +123,7 @@ impl Filters {
 }
 
 /// Tokens from the highest score down; of equal ones the lower first.
-fn ranked(scores: &[f64]) -> Vec<usize> {
+pub(super) fn ranked(scores: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
     order
