@@ -313,7 +313,7 @@ fn a_damaged_model_file_in_int8_is_refused_with_what_is_wrong() {
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be used: it has no tensor `head.weight.steps`, which the file holds
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
 }
 
@@ -335,26 +335,26 @@ fn metadata_that_does_not_describe_the_model_is_refused() {
     exit status: 1
     [stderr]
     error: model.safetensors: `format` in the metadata is `refrain-99`; this version reads `refrain-1`
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     assert_snapshot!(refused(&|model| *model.metadata("model") = json!("{\"cell\":\"qrnn\"}")), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be read: unknown variant `qrnn`, expected one of `lstm`, `gru`, `min-gru`, `rnn`, `rnn-relu`, `transformer` at line 1 column 14
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     assert_snapshot!(refused(&|model| *model.metadata("vocabulary") = json!("{}")), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `vocabulary` in the metadata cannot be read: damaged vocabulary: missing field `unit` at line 1 column 2
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     let short = json!("{\"unit\":\"char\",\"chars\":\"abc\"}");
     assert_snapshot!(refused(&|model| *model.metadata("vocabulary") = short.clone()), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `vocabulary` in the metadata has 4 ids, the model's embedding has 53: it is of another model
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     let sized = |key: &str, value: Value| {
         refused(&|model| {
@@ -380,43 +380,43 @@ fn metadata_that_does_not_describe_the_model_is_refused() {
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be used: it has no tensor `recurrent.layers.1.bias`, which the file holds
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     // What would take more memory than there is, or divide by zero, is no model either.
     assert_snapshot!(sized("hidden-size", json!(u64::MAX)), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be used: u64 value was too large
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     assert_snapshot!(sized("hidden-size", json!(1_u64 << 40)), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be used: `hidden-size` must be an integer from 1 to 16384, or a list of such, one for each layer, found 1099511627776
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     assert_snapshot!(sized("num-layers", json!(1_u64 << 40)), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be used: `num-layers` must be an integer from 1 to 64, found 1099511627776
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     assert_snapshot!(sized("hidden-size", json!(0)), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be used: `hidden-size` must be an integer from 1 to 16384, or a list of such, one for each layer, found 0
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     assert_snapshot!(sized("num-layers", json!(0)), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be used: `num-layers` must be an integer from 1 to 64, found 0
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
     assert_snapshot!(sized("dropout", json!(1.5)), @"
     exit status: 1
     [stderr]
     error: model.safetensors: `model` in the metadata cannot be used: `dropout` must be a number of at least 0 and below 1, found 1.5
-    hint: was the file written by Refrain?
+    hint: was the file written by this version of Refrain?
     ");
 }

@@ -268,9 +268,8 @@ impl ArtefactError {
             Self::NotFinite { .. } => {
                 Some("the training diverged: go back to an older checkpoint, lower the learning rate or clip".into())
             }
-            Self::Dtype { .. } | Self::MissingMetadata { .. } | Self::BadMetadata { .. } => {
-                Some("was the file written by Refrain?".into())
-            }
+            Self::Dtype { .. } | Self::MissingMetadata { .. } => Some("was the file written by Refrain?".into()),
+            Self::BadMetadata { .. } => Some("was the file written by this version of Refrain?".into()),
         }
     }
 }
