@@ -7,10 +7,10 @@
     python compare.py training recipes/ptb-medium-tied.toml --rounds 1 --set train.max-steps=1328 \\
         --set data.train=ptb.train.txt --set data.valid=ptb.valid.txt
 
-Every round runs Refrain, PyTorch (torch_lm.py) as it comes, and PyTorch under the allocator settings that
-spare it most of its page faults ("tuned"), one after the other, so that a machine whose speed drifts
-drifts for all of them; with a recipe in bf16, PyTorch's forward passes in bfloat16 besides. All train the
-same model on the same windows with the same optimiser, schedule and clipping; `seconds` are of training
+Every round runs PyTorch (torch_lm.py) as it comes, PyTorch under the allocator settings that spare it most
+of its page faults ("tuned"), and Refrain, one after the other, so that a machine whose speed drifts drifts
+for all of them; with a recipe in bf16, PyTorch's forward passes in bfloat16 besides. All train the same
+model on the same windows with the same optimiser, schedule and clipping; `seconds` are of training
 alone, evaluation left out. Single steps, layers, inference and generation are for `refrain bench` and
 torch_speed.py.
 """
@@ -76,7 +76,8 @@ def training(args):
     subjects, written = subjects_of(args)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds):
-            for subject in subjects:
+            # PyTorch first: it is the one that may not know the recipe.
+            for subject in reversed(subjects):
                 print(f"round {number + 1} of {args.rounds}: {subject}", file=sys.stderr)
                 for step, seconds, loss in evaluations_of(subject, number + 1, args, Path(folder)):
                     results.setdefault(step, {}).setdefault(subject, []).append((seconds, loss))
