@@ -169,7 +169,7 @@ fn one_beam_and_the_likeliest_of_one_are_greedy() {
     ] {
         assert_eq!(written(other), greedy, "{other}");
     }
-    assert_ne!(written("--contrastive 0.6"), greedy);
+    assert_ne!(written("--contrastive 1"), greedy);
     assert_ne!(written("--greedy --repetition-penalty 1.5"), greedy);
     assert_eq!(written("--greedy --no-repeat-ngram 4"), written("--beams 1 --no-repeat-ngram 4"));
 }
@@ -229,10 +229,10 @@ fn samples_are_the_same_alone_and_together_however_they_end() {
 #[test]
 fn contrastive_search_writes_one_text_whatever_the_seed() {
     let scratch = Scratch::with_run();
-    let arguments = "generate run --prompt First --tokens 30 --contrastive 0.6 --candidates 5";
+    let arguments = "generate run --prompt First --tokens 30 --contrastive 1 --candidates 5";
     let json = scratch.succeed(&format!("{arguments} --json --show-probabilities {PLAIN}"));
     let found: Value = serde_json::from_str(&json).expect("one object");
-    assert_eq!((found["contrastive"].as_f64(), found["candidates"].as_u64()), (Some(0.6), Some(5)));
+    assert_eq!((found["contrastive"].as_f64(), found["candidates"].as_u64()), (Some(1.0), Some(5)));
     let tokens = found["tokens"].as_array().expect("an array");
     assert_eq!(tokens.len(), 30);
     assert!(tokens.iter().all(|token| token["log_probability"].as_f64().is_some_and(|nats| nats < 0.0)));
@@ -245,6 +245,28 @@ fn contrastive_search_writes_one_text_whatever_the_seed() {
     let stopped = text(&command.args(["--stop", stop]).output().expect("the command starts").stdout);
     let at = expected["First".len()..].find(stop).expect("it is there");
     assert_eq!(stopped, format!("{}\n", &expected[.."First".len() + at]));
+}
+
+#[test]
+fn contrastive_search_refuses_what_it_has_no_use_for() {
+    let scratch = Scratch::with_run();
+    let refused = |arguments: &str| scratch.transcript(&format!("generate run --prompt First {arguments} {PLAIN}"));
+    assert_snapshot!(refused("--contrastive 0.6 --num 2"), @"
+    exit status: 2
+    [stderr]
+    error: the argument '--contrastive <F>' cannot be used with '--num <N>'
+
+    Usage: refrain generate --prompt <TEXT> --contrastive <F> --threads <N> --kernel <NAME> <RUN_OR_MODEL>
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(refused("--contrastive 1.5"), @"
+    exit status: 2
+    [stderr]
+    error: invalid value '1.5' for '--contrastive <F>': a number from 0 to 1
+
+    For more information, try '--help'.
+    ");
 }
 
 #[test]

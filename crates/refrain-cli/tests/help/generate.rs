@@ -127,8 +127,8 @@ fn help_names_every_default_of_generation() {
 
     Contrastive search:
           --contrastive <F>
-              Of the likeliest tokens, take that with the highest (1 - F) P - F s, where s is how like it
-              is to a token that is there: such as 0.6; 0 is --greedy
+              Of the likeliest tokens, take that with the highest (1 - F) P - F s, where s is how like
+              it is to a token that is there: such as 0.6; 0 is --greedy
 
           --candidates <N>
               How many of the likeliest tokens it chooses from
