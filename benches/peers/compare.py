@@ -77,7 +77,7 @@ def training(args):
     with tempfile.TemporaryDirectory() as folder:
         for number in range(args.rounds):
             # PyTorch first: it is the one that may not know the recipe.
-            for subject in reversed(subjects):
+            for subject in [*subjects[1:], "refrain"]:
                 print(f"round {number + 1} of {args.rounds}: {subject}", file=sys.stderr)
                 for step, seconds, loss in evaluations_of(subject, number + 1, args, Path(folder)):
                     results.setdefault(step, {}).setdefault(subject, []).append((seconds, loss))

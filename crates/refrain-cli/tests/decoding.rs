@@ -240,6 +240,10 @@ fn contrastive_search_writes_one_text_whatever_the_seed() {
     for seed in [1, 2] {
         assert_eq!(scratch.succeed(&format!("{arguments} --seed {seed} {PLAIN}")), expected);
     }
+    assert_eq!(scratch.succeed(&format!("{arguments} {PLAIN}").replace("--tokens 30", "--tokens 0")), "First\n");
+    let fed = fed(&scratch, &format!("{arguments} --interactive {PLAIN}").replace("--prompt First", ""), b"First\n\n");
+    assert_eq!(fed, format!("exit status: 0\n[stdout]\n{expected}{expected}"));
+    assert!(scratch.succeed(&format!("{arguments} --force zebra --ban e {PLAIN}")).starts_with("Firstzebra"));
     let stop = &expected["First".len() + 9..][..2];
     let mut command = scratch.refrain(&format!("{arguments} {PLAIN}"));
     let stopped = text(&command.args(["--stop", stop]).output().expect("the command starts").stdout);
@@ -260,10 +264,32 @@ fn contrastive_search_refuses_what_it_has_no_use_for() {
 
     For more information, try '--help'.
     ");
+    for (other, name) in [("--beams 2", "--beams <N>"), ("--greedy", "--greedy"), ("--top-k 3", "--top-k <K>")] {
+        let expected = format!("error: the argument '--contrastive <F>' cannot be used with '{name}'");
+        assert!(refused(&format!("--contrastive 0.6 {other}")).contains(&expected), "{other}");
+    }
+    for value in ["-0.5", "nan", "much"] {
+        let expected =
+            format!("error: invalid value '{value}' for '--contrastive <F>': a number of at least 0 and at most 1");
+        assert!(refused(&format!("--contrastive {value}")).contains(&expected), "{value}");
+    }
+    assert!(refused("--candidates 3").contains("  --contrastive <F>\n"));
+    assert!(refused("--contrastive 0.6 --candidates 0").starts_with("exit status: 2"));
+    let arguments = format!("generate run --interactive --tokens 12 --contrastive 0.6 {PLAIN}");
+    assert_snapshot!(fed(&scratch, &arguments, b":\n:no-repeat-ngram 3\n:top-k 3\n"), @"
+    exit status: 1
+    [stderr]
+    :repetition-penalty 1
+    :presence-penalty 0
+    :frequency-penalty 0
+    :no-repeat-ngram 0
+    error: `top-k` shapes what tokens are drawn from, and none are drawn
+    hint: leave --greedy, --contrastive or --beams out
+    ");
     assert_snapshot!(refused("--contrastive 1.5"), @"
     exit status: 2
     [stderr]
-    error: invalid value '1.5' for '--contrastive <F>': a number from 0 to 1
+    error: invalid value '1.5' for '--contrastive <F>': a number of at least 0 and at most 1
 
     For more information, try '--help'.
     ");

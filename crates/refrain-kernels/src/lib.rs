@@ -12,7 +12,7 @@
 //! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
 //! | [`noise`] | normally distributed noise from a counter-based stream |
 //! | [`concat`] | features side by side |
-//! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps; gradients scaled and summed |
+//! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps; gradients scaled, and their squares summed |
 //! | [`activation`] | vectorised exp, tanh and sigmoid |
 //! | [`allocator`] | keeps freed memory in the process |
 //! | [`measure`] | the machine's own peak and memory bandwidth, to hold speeds against |

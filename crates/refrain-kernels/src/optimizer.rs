@@ -1,4 +1,4 @@
-//! Optimiser steps in one pass over memory, in place, with `PyTorch`'s formulas; and gradients scaled and summed.
+//! Optimiser steps in one pass over memory, in place, with `PyTorch`'s formulas; gradients scaled, and their squares summed.
 
 use std::ops::Range;
 

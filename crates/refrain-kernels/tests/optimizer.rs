@@ -103,7 +103,7 @@ fn rmsprop_follows_its_formula() {
 }
 
 #[test]
-fn values_are_scaled_each() {
+fn each_value_is_scaled() {
     for engine in engines(2) {
         for len in [0, 1, 15, 17, 100_003] {
             let values = Noise::new(4).floats(len);

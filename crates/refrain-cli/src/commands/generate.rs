@@ -40,8 +40,8 @@ pub(crate) struct Args {
     prompt: Option<String>,
     /// Read prompts from stdin, a line each, and continue one after another
     ///
-    /// An empty line continues the last prompt once more, in another way. A line such as `:top-p 0.9` sets a filter, `:` alone
-    /// shows them.
+    /// An empty line continues the last prompt once more, in another way where tokens are drawn. A line such as `:top-p 0.9` sets
+    /// a filter, `:` alone shows them.
     #[arg(long, conflicts_with = "prompt")]
     interactive: bool,
     /// How many tokens to write
@@ -90,13 +90,14 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Contrastive search")]
 struct ContrastiveArgs {
-    /// Of the likeliest tokens, take that with the highest (1 - F) P - F s, where s is how like it is to a token that is there: such
-    /// as 0.6; 0 is --greedy
-    #[arg(long, value_name = "F", value_parser = share)]
+    /// Write one text: of the likeliest tokens always that with the highest (1 - F) P - F s, where P is its probability and s its
+    /// likeness to the most similar token so far; such as 0.6; 0 is --greedy
+    #[arg(long, value_name = "F", value_parser = share, allow_negative_numbers = true)]
     #[arg(conflicts_with_all = sampling_filters().chain(["greedy", "beams", "num"]))]
     contrastive: Option<f64>,
     /// How many of the likeliest tokens it chooses from
-    #[arg(long, value_name = "N", default_value_t = default_candidates(), value_parser = at_least_one, requires = "contrastive")]
+    #[arg(long, value_name = "N", default_value_t = default_candidates(), value_parser = at_least_one)]
+    #[arg(requires = "contrastive")]
     candidates: NonZeroUsize,
 }
 
@@ -143,7 +144,7 @@ fn not_negative(text: &str) -> Result<f64, String> {
 fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
-        _ => Err("a number from 0 to 1".to_owned()),
+        _ => Err("a number of at least 0 and at most 1".to_owned()),
     }
 }
 
@@ -204,10 +205,15 @@ impl Args {
         Ok(Way::Beams(BeamSearch { beams, groups, diversity, length_penalty }))
     }
 
+    /// Whether tokens are drawn, which the filters for that are of use for.
+    fn draws(&self) -> bool {
+        !self.greedy && self.beams.beams.is_none() && self.contrastive.contrastive.is_none()
+    }
+
     /// The number of each filter, where the way of decoding decides some of them.
     fn filter_settings(&self) -> FilterSettings {
         let mut settings = self.filters.0.clone();
-        if self.greedy || self.beams.beams.is_some() || self.contrastive.contrastive.is_some() {
+        if !self.draws() {
             settings = settings.without_sampling();
         }
         if self.greedy {

@@ -32,8 +32,8 @@ fn help_names_every_default_of_generation() {
           --interactive
               Read prompts from stdin, a line each, and continue one after another
 
-              An empty line continues the last prompt once more, in another way. A line such as `:top-p
-              0.9` sets a filter, `:` alone shows them.
+              An empty line continues the last prompt once more, in another way where tokens are drawn.
+              A line such as `:top-p 0.9` sets a filter, `:` alone shows them.
 
           --tokens <N>
               How many tokens to write
@@ -127,8 +127,9 @@ fn help_names_every_default_of_generation() {
 
     Contrastive search:
           --contrastive <F>
-              Of the likeliest tokens, take that with the highest (1 - F) P - F s, where s is how like
-              it is to a token that is there: such as 0.6; 0 is --greedy
+              Write one text: of the likeliest tokens always that with the highest (1 - F) P - F s,
+              where P is its probability and s its likeness to the most similar token so far; such as
+              0.6; 0 is --greedy
 
           --candidates <N>
               How many of the likeliest tokens it chooses from

@@ -1,5 +1,7 @@
 //! Contrastive search: of the likeliest tokens, the one that is least like what is there.
 
+use std::iter;
+
 use refrain_kernels::{Beta, Engine, MatMut, MatRef, Precision, matmul};
 
 use super::decoder::{Decoder, HiddenStates, select_rows};
@@ -10,8 +12,8 @@ use super::texts::TokenStreams;
 
 /// Contrastive search (Su et al. 2022): nothing is drawn, and yet the text does not go in circles.
 ///
-/// Each of the likeliest tokens is read to see what the model makes of it: a vector. The more that is like one of the vectors
-/// before it, those of the prompt included, the more the token has lost.
+/// Each of the likeliest tokens is read to see what the model makes of it: a vector. The more it is like one of the vectors before
+/// it, those of the prompt included, the less the token is worth.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ContrastiveSearch {
     /// How many of the likeliest tokens are tried, k.
@@ -35,28 +37,38 @@ impl ContrastiveSearch {
     ///
     /// # Panics
     /// If the prompt is empty, or there are no candidates.
-    pub fn streams<'a, D: HiddenStates>(
+    pub fn stream<'a, D: HiddenStates>(
         self,
         decoder: &'a D,
         prompt: &[u32],
         filters: &'a Filters,
-    ) -> Contrasts<'a, D> {
+    ) -> ContrastiveStream<'a, D> {
         assert!(self.candidates > 0, "a search among no tokens");
         let (first, rest) = prompt.split_first().expect("a prompt has at least one token");
         let (mut state, mut scores) = decoder.start(&[&[*first]]);
-        let mut read = unit(&decoder.hidden(&state));
+        let mut vectors = unit(&decoder.hidden(&state));
         for &token in rest {
             scores = decoder.advance(&[token], &mut state);
-            read.extend(unit(&decoder.hidden(&state)));
+            vectors.extend(unit(&decoder.hidden(&state)));
         }
         let history = History::new(prompt, decoder.vocab_size());
-        Contrasts { search: self, decoder, filters, state, history, read, scores, last: None, open: true }
+        ContrastiveStream {
+            search: self,
+            decoder,
+            filters,
+            state,
+            history,
+            vectors,
+            scores,
+            last_log_probability: None,
+            open: true,
+        }
     }
 }
 
-/// What [`ContrastiveSearch`] writes: one stream of tokens without an end. The unknown token is never among them.
+/// What [`ContrastiveSearch`] writes: one stream of tokens without an end. The unknown token is never written.
 #[derive(Debug)]
-pub struct Contrasts<'a, D: Decoder> {
+pub struct ContrastiveStream<'a, D: Decoder> {
     search: ContrastiveSearch,
     decoder: &'a D,
     filters: &'a Filters,
@@ -64,16 +76,16 @@ pub struct Contrasts<'a, D: Decoder> {
     state: D::State,
     history: History,
     /// The vector of each token so far, of length 1, `[tokens, hidden_size]`.
-    read: Vec<f32>,
+    vectors: Vec<f32>,
     /// Of the token to come, `[vocab_size]`.
     scores: Vec<f32>,
     /// `ln P` of the last token.
-    last: Option<f64>,
+    last_log_probability: Option<f64>,
     /// Whether the stream is kept.
     open: bool,
 }
 
-impl<D: HiddenStates> Contrasts<'_, D> {
+impl<D: HiddenStates> ContrastiveStream<'_, D> {
     /// The greatest cosine between each of some vectors of length 1, `[vectors, hidden_size]`, and those before.
     fn likeness(&self, vectors: &[f32], count: usize) -> Vec<f32> {
         let hidden_size = vectors.len() / count;
@@ -83,7 +95,7 @@ impl<D: HiddenStates> Contrasts<'_, D> {
             &Engine::current(),
             Precision::F32,
             MatRef::row_major(vectors, count, hidden_size),
-            MatRef::row_major(&self.read, tokens, hidden_size).transposed(),
+            MatRef::row_major(&self.vectors, tokens, hidden_size).transposed(),
             Beta::Overwrite,
             MatMut::row_major(&mut cosines, count, tokens),
         );
@@ -91,19 +103,23 @@ impl<D: HiddenStates> Contrasts<'_, D> {
     }
 }
 
-impl<D: HiddenStates> Iterator for Contrasts<'_, D> {
-    /// The next token of the stream; no stream has none.
+impl<D: HiddenStates> Iterator for ContrastiveStream<'_, D> {
+    /// The next token of the stream; none once it is not kept.
     type Item = Vec<u32>;
 
     fn next(&mut self) -> Option<Vec<u32>> {
         if !self.open {
             return Some(Vec::new());
         }
-        let mut probabilities = Vec::new();
-        self.filters.apply(&self.scores, &self.history, &mut probabilities);
-        softmax(&mut probabilities);
-        let possible = ranked(&probabilities).into_iter().filter(|&token| probabilities[token] > 0.0);
-        let candidates: Vec<u32> = possible.take(self.search.candidates).map(|token| token as u32).collect();
+        let mut filtered = Vec::new();
+        self.filters.apply(&self.scores, &self.history, &mut filtered);
+        let mut order = ranked(&filtered).into_iter();
+        // The likeliest is one whatever its score: no number, if penalties were beyond all bounds.
+        let likeliest = order.next().expect("a vocabulary has tokens");
+        let others = order.filter(|&token| filtered[token] > f64::NEG_INFINITY).take(self.search.candidates - 1);
+        let candidates: Vec<u32> = iter::once(likeliest).chain(others).map(|token| token as u32).collect();
+        softmax(&mut filtered);
+        let probabilities = filtered;
 
         self.decoder.reorder(&vec![0; candidates.len()], &mut self.state);
         let scores = self.decoder.advance(&candidates, &mut self.state);
@@ -117,19 +133,19 @@ impl<D: HiddenStates> Iterator for Contrasts<'_, D> {
         let worths = candidates.iter().zip(self.likeness(&vectors, candidates.len())).map(worth);
         // Of equal ones the first, which is the likeliest.
         let best = worths.enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best });
-        let (place, _) = best.expect("filters leave at least one token");
+        let (place, _) = best.expect("there is a likeliest token");
 
         let token = candidates[place];
-        self.last = Some(log_probability(&self.scores, token));
+        self.last_log_probability = Some(log_probability(&self.scores, token));
         self.decoder.reorder(&[place], &mut self.state);
         self.scores = select_rows(&scores, self.decoder.vocab_size(), &[place]);
-        self.read.extend_from_slice(&vectors[place * hidden_size..][..hidden_size]);
+        self.vectors.extend_from_slice(&vectors[place * hidden_size..][..hidden_size]);
         self.history.push(token);
         Some(vec![token])
     }
 }
 
-impl<D: HiddenStates> TokenStreams for Contrasts<'_, D> {
+impl<D: HiddenStates> TokenStreams for ContrastiveStream<'_, D> {
     fn num_streams(&self) -> usize {
         usize::from(self.open)
     }
@@ -139,15 +155,16 @@ impl<D: HiddenStates> TokenStreams for Contrasts<'_, D> {
     }
 
     fn log_probabilities(&self) -> Vec<f64> {
-        self.last.filter(|_| self.open).into_iter().collect()
+        self.last_log_probability.filter(|_| self.open).into_iter().collect()
     }
 }
 
 /// A vector of the same direction and of length 1; one of zeros stays what it is.
 fn unit(vector: &[f32]) -> Vec<f32> {
-    let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    // In f64: the squares of what a rectifier lets grow are beyond f32 long before the values are.
+    let length = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     let factor = if length > 0.0 { length.recip() } else { 0.0 };
-    vector.iter().map(|value| value * factor).collect()
+    vector.iter().map(|value| (f64::from(*value) * factor) as f32).collect()
 }
 
 #[cfg(test)]
@@ -156,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::decode::Streams;
-    use crate::decode::filters::{Ban, NoRepeat, Temperature};
+    use crate::decode::filters::{Ban, FrequencyPenalty, NoRepeat, Temperature};
     use crate::models::{CellKind, LanguageModelConfig, LanguageModelStepper};
 
     const VOCAB_SIZE: usize = 30;
@@ -173,13 +190,19 @@ mod tests {
         LanguageModelStepper::new(&config.init(VOCAB_SIZE, 5, &Device::flex()))
     }
 
-    fn written(stepper: &LanguageModelStepper, candidates: usize, penalty: f64, filters: &Filters) -> Vec<u32> {
+    fn written(
+        stepper: &LanguageModelStepper,
+        candidates: usize,
+        penalty: f64,
+        filters: &Filters,
+        tokens: usize,
+    ) -> Vec<u32> {
         let search = ContrastiveSearch { candidates, penalty };
-        search.streams(stepper, &[3, 4, 7], filters).take(40).flatten().collect()
+        search.stream(stepper, &[3, 4, 7], filters).take(tokens).flatten().collect()
     }
 
     /// By the definition, every text read from its start.
-    fn expected(stepper: &LanguageModelStepper, candidates: usize, penalty: f64) -> Vec<u32> {
+    fn expected(stepper: &LanguageModelStepper, candidates: usize, penalty: f64, tokens: usize) -> Vec<u32> {
         let mut text = vec![3, 4, 7];
         // The scores after a text, and the vectors of its tokens.
         let read = |text: &[u32]| {
@@ -188,12 +211,12 @@ mod tests {
             let mut scores = Vec::new();
             for &token in text {
                 scores = stepper.step(&[token], &mut state);
-                vectors.push(state.features().iter().map(|value| f64::from(*value)).collect::<Vec<f64>>());
+                vectors.push(state.hidden().iter().map(|value| f64::from(*value)).collect::<Vec<f64>>());
             }
             (scores, vectors)
         };
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        for _ in 0..40 {
+        for _ in 0..tokens {
             let (scores, before) = read(&text);
             let probabilities = Filters::new().probabilities(&scores, &History::new(&text, VOCAB_SIZE));
             let mut order: Vec<u32> = (1..VOCAB_SIZE as u32).collect();
@@ -205,8 +228,9 @@ mod tests {
                 let likeness = before.iter().map(cosine).fold(f64::NEG_INFINITY, f64::max);
                 (1.0 - penalty) * probabilities[token as usize] - penalty * likeness
             };
-            let best = order[..candidates].iter().copied().max_by(|&a, &b| worth(a).total_cmp(&worth(b)));
-            text.push(best.expect("some candidates"));
+            let worths = order[..candidates].iter().map(|&token| (token, worth(token)));
+            let best = worths.reduce(|best, next| if next.1 > best.1 { next } else { best });
+            text.push(best.expect("some candidates").0);
         }
         text.split_off(3)
     }
@@ -215,9 +239,10 @@ mod tests {
     fn the_token_of_most_worth_is_taken() {
         for cell in [CellKind::Lstm, CellKind::Gru, CellKind::Transformer] {
             let stepper = stepper(cell);
-            for (candidates, penalty) in [(4, 0.6), (2, 0.3), (29, 1.0)] {
-                let found = written(&stepper, candidates, penalty, &Filters::new());
-                assert_eq!(found, expected(&stepper, candidates, penalty), "{cell:?}, {candidates}, {penalty}");
+            for (candidates, penalty, tokens) in [(4, 0.6, 40), (2, 0.3, 40), (29, 1.0, 12)] {
+                let found = written(&stepper, candidates, penalty, &Filters::new(), tokens);
+                let expected = expected(&stepper, candidates, penalty, tokens);
+                assert_eq!(found, expected, "{cell:?}, {candidates}, {penalty}");
             }
         }
     }
@@ -228,15 +253,30 @@ mod tests {
         let filters = || Filters::new().with(NoRepeat(2)).with(Ban(vec![vec![9]]));
         let greedy = filters().with(Temperature(0.0));
         let greedy: Vec<u32> = Streams::new(&stepper, &[3, 4, 7], &greedy, 1, [0]).take(40).flatten().collect();
-        assert_eq!(written(&stepper, 1, 0.6, &filters()), greedy);
-        assert_eq!(written(&stepper, 5, 0.0, &filters()), greedy);
-        assert_ne!(written(&stepper, 5, 0.6, &filters()), greedy);
+        assert_eq!(written(&stepper, 1, 0.6, &filters(), 40), greedy);
+        assert_eq!(written(&stepper, 5, 0.0, &filters(), 40), greedy);
+        assert_ne!(written(&stepper, 5, 0.6, &filters(), 40), greedy);
+    }
+
+    #[test]
+    fn scores_beyond_all_bounds_still_leave_a_token() {
+        let filters = Filters::new().with(FrequencyPenalty(-1e308));
+        assert_eq!(written(&stepper(CellKind::Gru), 4, 0.6, &filters, 40).len(), 40);
+    }
+
+    #[test]
+    fn a_vector_of_any_length_becomes_one_of_length_one() {
+        for scale in [1e-30, 1.0, 1e30] {
+            let [a, b] = unit(&[3.0 * scale, 4.0 * scale])[..] else { panic!("as many values") };
+            assert!((a - 0.6).abs() < 1e-6 && (b - 0.8).abs() < 1e-6, "{scale}: {a}, {b}");
+        }
+        assert_eq!(unit(&[0.0; 3]), [0.0; 3]);
     }
 
     #[test]
     fn log_probabilities_are_the_models_own_and_a_stream_that_is_not_kept_has_no_more() {
         let (stepper, filters) = (stepper(CellKind::Lstm), Filters::new());
-        let mut streams = ContrastiveSearch::default().streams(&stepper, &[3], &filters);
+        let mut streams = ContrastiveSearch::default().stream(&stepper, &[3], &filters);
         assert!(streams.log_probabilities().is_empty());
         let token = streams.next().expect("it has no end")[0];
         let (_, scores) = stepper.start(&[&[3]]);

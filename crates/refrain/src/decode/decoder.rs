@@ -81,7 +81,7 @@ impl Decoder for LanguageModelStepper {
 
 impl HiddenStates for LanguageModelStepper {
     fn hidden<'a>(&self, state: &'a StepperState) -> Cow<'a, [f32]> {
-        state.features()
+        state.hidden()
     }
 }
 

@@ -18,7 +18,7 @@ mod texts;
 
 pub use beam::{BeamSearch, Hypothesis};
 pub use config::SampleConfig;
-pub use contrastive::{ContrastiveSearch, Contrasts};
+pub use contrastive::{ContrastiveSearch, ContrastiveStream};
 pub use decoder::{Decoder, HiddenStates};
 pub use filters::{Constraints, FILTERS, FilterError, FilterKind, FilterSettings, Filters};
 pub use history::History;

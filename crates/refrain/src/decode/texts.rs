@@ -142,9 +142,9 @@ pub(super) fn cut(pieces: &mut Vec<Piece>, mut bytes: usize) {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use std::ops::Range;
+
+    use burn::tensor::Device;
 
     use super::*;
     use crate::decode::{Filters, Streams};

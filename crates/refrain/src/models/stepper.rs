@@ -79,12 +79,12 @@ impl StepLayer {
 }
 
 /// What a transformer remembers of a stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Seen {
     /// Nothing before its first token.
     state: Option<LanguageModelState>,
-    /// What it made of the last token, `[hidden_size]`.
-    features: Vec<f32>,
+    /// What it made of the last token, `[hidden_size]`; zeros before the first.
+    hidden: Vec<f32>,
 }
 
 impl Seen {
@@ -94,7 +94,7 @@ impl Seen {
         let token = Tensor::<2, Int>::from_data(TensorData::new(vec![token as i32], [1, 1]), &model.device());
         let ([_, features], state) = model.features(token, self.state.take(), None);
         self.state = Some(state);
-        self.features = values(features);
+        self.hidden = values(features);
     }
 }
 
@@ -120,11 +120,11 @@ impl StepperState {
     }
 
     /// What the scores of the tokens that may follow are computed from: the highest layer's outputs for the last token of each
-    /// stream, `[streams, hidden_size]`.
-    pub fn features(&self) -> Cow<'_, [f32]> {
+    /// stream, `[streams, hidden_size]`; zeros before the first.
+    pub fn hidden(&self) -> Cow<'_, [f32]> {
         match self.layers.last() {
             Some([hidden, _]) => Cow::Borrowed(hidden),
-            None => self.seen.iter().flat_map(|seen| &seen.features).copied().collect(),
+            None => self.seen.iter().flat_map(|seen| &seen.hidden).copied().collect(),
         }
     }
 
@@ -219,9 +219,10 @@ impl LanguageModelStepper {
 
     /// The state of `streams` streams before their first token.
     pub fn state(&self, streams: usize) -> StepperState {
+        let unread = Seen { state: None, hidden: vec![0.0; self.head.cols()] };
         StepperState {
             layers: self.layers.iter().map(|layer| layer.state(streams)).collect(),
-            seen: if self.transformer.is_some() { vec![Seen::default(); streams] } else { Vec::new() },
+            seen: if self.transformer.is_some() { vec![unread; streams] } else { Vec::new() },
             streams,
         }
     }
@@ -252,7 +253,7 @@ impl LanguageModelStepper {
         } else {
             self.step_layers(&engine, tokens, &mut state.layers);
         }
-        self.head.product(&engine, &state.features(), &self.head_bias, &mut scores);
+        self.head.product(&engine, &state.hidden(), &self.head_bias, &mut scores);
         scores
     }
 

@@ -3,8 +3,10 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _, stderr, stdin};
 
 use anyhow::Context as _;
+use refrain::decode::filters::Role;
 use refrain::decode::prompt_tokens;
 
+use super::filter_args::sampling_filters;
 use super::write::Writer;
 use super::{Args, known};
 use crate::console::Console;
@@ -43,7 +45,7 @@ fn answer(writer: &mut Writer<'_>, args: &Args, line: &[u8], last: &mut Option<S
         Usage::error(message, "pipe UTF-8")
     })?;
     if let Some(command) = line.strip_prefix(':') {
-        return set(writer, command);
+        return set(writer, args.draws(), command);
     }
     if !line.is_empty() {
         let prompt = known(line.to_owned(), writer.vocabulary, args.unknown)?;
@@ -57,14 +59,18 @@ fn answer(writer: &mut Writer<'_>, args: &Args, line: &[u8], last: &mut Option<S
 }
 
 /// `NAME VALUE` sets a filter, nothing shows them all.
-fn set(writer: &mut Writer<'_>, command: &str) -> anyhow::Result<()> {
+fn set(writer: &mut Writer<'_>, draws: bool, command: &str) -> anyhow::Result<()> {
     let mut words = command.split_whitespace();
     match (words.next(), words.next(), words.next()) {
         (None, ..) => {
-            for (kind, value) in writer.settings.iter() {
+            for (kind, value) in writer.settings.iter().filter(|(kind, _)| draws || kind.role != Role::Sampling) {
                 Console::new().line(&format!(":{} {value}", kind.name));
             }
             Ok(())
+        }
+        (Some(name), Some(_), None) if !draws && sampling_filters().any(|filter| filter == name) => {
+            let message = format!("`{name}` shapes what tokens are drawn from, and none are drawn");
+            Err(Usage::error(message, "leave --greedy, --contrastive or --beams out"))
         }
         (Some(name), Some(value), None) => {
             let value =

@@ -99,7 +99,7 @@ impl<'a> Writer<'a> {
             Way::Sampling => self.write_samples(prompt, tokens, &filters),
             Way::Contrastive(search) => {
                 let about = |_| json!({ "contrastive": search.penalty, "candidates": search.candidates });
-                self.write_texts(search.streams(&self.stepper, tokens, &filters), prompt, tokens, 0, about)
+                self.write_texts(search.stream(&self.stepper, tokens, &filters), prompt, tokens, 0, about)
             }
             Way::Beams(search) => self.write_found(&search, prompt, tokens, &filters),
         }

@@ -47,7 +47,7 @@ pub trait Filter: fmt::Debug + Send + Sync {
 pub enum Role {
     /// It says what may be written, whoever chooses among that.
     Constraint,
-    /// It shapes the distribution that a token is drawn from: of no use where the likeliest is taken.
+    /// It shapes the distribution that a token is drawn from: of no use where nothing is drawn.
     Sampling,
 }
 
