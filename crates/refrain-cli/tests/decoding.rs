@@ -18,10 +18,15 @@ fn fed(scratch: &Scratch, arguments: &str, input: &[u8]) -> String {
     transcript(&child.wait_with_output().expect("a child"))
 }
 
+/// The whole output of a command that continues a prompt.
+fn continued(scratch: &Scratch, arguments: &str) -> String {
+    scratch.transcript(&format!("generate run --prompt First {arguments} {PLAIN}"))
+}
+
 #[test]
 fn what_does_not_go_together_is_refused() {
     let scratch = Scratch::with_run();
-    let refused = |arguments: &str| scratch.transcript(&format!("generate run --prompt First {arguments} {PLAIN}"));
+    let refused = |arguments: &str| continued(&scratch, arguments);
     assert_snapshot!(refused("--greedy --top-p 0.9"), @"
     exit status: 2
     [stderr]
@@ -254,7 +259,7 @@ fn contrastive_search_writes_one_text_whatever_the_seed() {
 #[test]
 fn contrastive_search_refuses_what_it_has_no_use_for() {
     let scratch = Scratch::with_run();
-    let refused = |arguments: &str| scratch.transcript(&format!("generate run --prompt First {arguments} {PLAIN}"));
+    let refused = |arguments: &str| continued(&scratch, arguments);
     assert_snapshot!(refused("--contrastive 0.6 --num 2"), @"
     exit status: 2
     [stderr]
@@ -272,6 +277,9 @@ fn contrastive_search_refuses_what_it_has_no_use_for() {
         let expected =
             format!("error: invalid value '{value}' for '--contrastive <F>': a number of at least 0 and at most 1");
         assert!(refused(&format!("--contrastive {value}")).contains(&expected), "{value}");
+    }
+    for other in ["--beams 2 --length-penalty", "--beams 2 --groups 2 --diversity"] {
+        assert!(refused(&format!("{other} -1")).contains("a number of at least 0"), "{other}");
     }
     assert!(refused("--candidates 3").contains("  --contrastive <F>\n"));
     assert!(refused("--contrastive 0.6 --candidates 0").starts_with("exit status: 2"));

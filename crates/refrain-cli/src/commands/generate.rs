@@ -112,11 +112,11 @@ struct BeamArgs {
     groups: NonZeroUsize,
     /// What a group subtracts from the log-probability of a token that a group before it has just chosen
     #[arg(long, value_name = "F", default_value_t = BeamSearch::default().diversity, value_parser = not_negative)]
-    #[arg(requires = "groups")]
+    #[arg(requires = "groups", allow_negative_numbers = true)]
     diversity: f64,
     /// Rank texts of n tokens by log-probability / ((5 + n) / 6)^F: above 0, longer ones are not at a disadvantage
     #[arg(long, value_name = "F", default_value_t = BeamSearch::default().length_penalty, value_parser = not_negative)]
-    #[arg(requires = "beams")]
+    #[arg(requires = "beams", allow_negative_numbers = true)]
     length_penalty: f64,
 }
 

@@ -239,6 +239,7 @@ mod tests {
     fn the_token_of_most_worth_is_taken() {
         for cell in [CellKind::Lstm, CellKind::Gru, CellKind::Transformer] {
             let stepper = stepper(cell);
+            assert_eq!(*stepper.state(2).hidden(), [0.0; 48], "of nothing read");
             for (candidates, penalty, tokens) in [(4, 0.6, 40), (2, 0.3, 40), (29, 1.0, 12)] {
                 let found = written(&stepper, candidates, penalty, &Filters::new(), tokens);
                 let expected = expected(&stepper, candidates, penalty, tokens);

@@ -3,7 +3,6 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _, stderr, stdin};
 
 use anyhow::Context as _;
-use refrain::decode::filters::Role;
 use refrain::decode::prompt_tokens;
 
 use super::filter_args::sampling_filters;
@@ -60,15 +59,16 @@ fn answer(writer: &mut Writer<'_>, args: &Args, line: &[u8], last: &mut Option<S
 
 /// `NAME VALUE` sets a filter, nothing shows them all.
 fn set(writer: &mut Writer<'_>, draws: bool, command: &str) -> anyhow::Result<()> {
+    let useless = |name: &str| !draws && sampling_filters().any(|filter| filter == name);
     let mut words = command.split_whitespace();
     match (words.next(), words.next(), words.next()) {
         (None, ..) => {
-            for (kind, value) in writer.settings.iter().filter(|(kind, _)| draws || kind.role != Role::Sampling) {
+            for (kind, value) in writer.settings.iter().filter(|(kind, _)| !useless(kind.name)) {
                 Console::new().line(&format!(":{} {value}", kind.name));
             }
             Ok(())
         }
-        (Some(name), Some(_), None) if !draws && sampling_filters().any(|filter| filter == name) => {
+        (Some(name), Some(_), None) if useless(name) => {
             let message = format!("`{name}` shapes what tokens are drawn from, and none are drawn");
             Err(Usage::error(message, "leave --greedy, --contrastive or --beams out"))
         }
