@@ -12,7 +12,7 @@
 //! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
 //! | [`noise`] | normally distributed noise from a counter-based stream |
 //! | [`concat`] | features side by side |
-//! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps; gradients scaled, and their squares summed |
+//! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
 //! | [`activation`] | vectorised exp, tanh and sigmoid |
 //! | [`allocator`] | keeps freed memory in the process |
 //! | [`measure`] | the machine's own peak and memory bandwidth, to hold speeds against |
@@ -70,7 +70,7 @@ pub use engine::{Engine, EngineError};
 pub use format::Precision;
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
 pub use noise::add_normal_noise;
-pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, scale, sgd, sum_of_squares};
+pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
 pub use recurrent::{
     Cell, Direction, Dropped, Events, Int8Matrix, Memory, NormGains, OutputGradients, ResetGate, Rows, SequenceGates,
     SequenceGradients, SequenceInputs, SequenceOptions, SequenceOutputs, SequenceShape, SequenceTrace, SequenceVariant,

@@ -1,4 +1,4 @@
-//! Optimiser steps in one pass over memory, in place, with `PyTorch`'s formulas; gradients scaled, and their squares summed.
+//! Optimiser steps in one pass over memory, in place, with `PyTorch`'s formulas; and sums over gradients.
 
 use std::ops::Range;
 
@@ -155,17 +155,6 @@ pub fn rmsprop(engine: &Engine, step: &RmsPropStep, param: &mut [f32], grad: &[f
     });
 }
 
-/// Multiplies all values by `factor`, in place.
-pub fn scale(engine: &Engine, factor: f32, values: &mut [f32]) {
-    let len = values.len();
-    let values = SharedSlice::new(values);
-    engine.for_ranges(len, GRAIN, |range| {
-        // SAFETY: the ranges of different members are disjoint.
-        let values = unsafe { part(values, &range) };
-        engine.kernel(Scale { factor, values });
-    });
-}
-
 /// `Σ values²`, in f64: fixed chunks, added in a fixed order.
 pub fn sum_of_squares(engine: &Engine, values: &[f32]) -> f64 {
     let mut sums = vec![0.0; values.len().div_ceil(SQUARES)];
@@ -297,20 +286,6 @@ impl Kernel for RmsProp<'_> {
             *square = O::mul_add(one_minus_alpha * g, g, alpha * *square);
             *p -= rate * (g / (square.sqrt() + epsilon));
         }
-    }
-}
-
-struct Scale<'a> {
-    factor: f32,
-    values: &'a mut [f32],
-}
-
-impl Kernel for Scale<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const W: usize, O: MulAdd>(self) {
-        self.values.iter_mut().for_each(|value| *value *= self.factor);
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Noise, assert_close, engines, wide};
 use refrain_kernels::{
-    AdamStep, Engine, Isa, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, scale, sgd, sum_of_squares,
+    AdamStep, Engine, Isa, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares,
 };
 
 const LEN: usize = 40_003;
@@ -99,19 +99,6 @@ fn rmsprop_follows_its_formula() {
             }
         }
         assert_close("param", &param, &expected, 1e-5);
-    }
-}
-
-#[test]
-fn each_value_is_scaled() {
-    for engine in engines(2) {
-        for len in [0, 1, 15, 17, 100_003] {
-            let values = Noise::new(4).floats(len);
-            let expected: Vec<f32> = values.iter().map(|value| value * 0.3).collect();
-            let mut scaled = values;
-            scale(&engine, 0.3, &mut scaled);
-            assert!(scaled == expected, "{len} values");
-        }
     }
 }
 

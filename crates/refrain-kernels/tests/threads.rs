@@ -8,7 +8,7 @@ use common::{Noise, PRECISIONS, bits};
 use refrain_kernels::{
     AdamStep, Beta, Cell, DropoutKey, Engine, Isa, LabelSmoothing, LinearCrossEntropy, LinearCrossEntropyGradients,
     MatMut, MatRef, Nesterov, Precision, RmsPropStep, SgdStep, adam, add_normal_noise, column_sums, dropout, exp,
-    matmul, matmul_bias, rmsprop, scale, sgd, sigmoid, smoothed_linear_cross_entropy, sum_of_squares, tanh,
+    matmul, matmul_bias, rmsprop, sgd, sigmoid, smoothed_linear_cross_entropy, sum_of_squares, tanh,
 };
 
 /// Runs the work on 1 to 4 threads of every instruction set and compares all the floats that it returns.
@@ -141,8 +141,6 @@ fn elementwise_functions() {
         dropout(engine, DropoutKey { seed: 1, stream: 2 }, 0.3, &input, &mut out[3]);
         let sum = sum_of_squares(engine, &input).to_bits();
         out.push(vec![f32::from_bits(sum as u32), f32::from_bits((sum >> 32) as u32)]);
-        out.push(input.clone());
-        scale(engine, 0.3, &mut out[6]);
         out
     });
     same_bytes("optimiser steps", |engine| {
