@@ -10,7 +10,7 @@ use super::history::History;
 use super::probability::{log_probability, softmax};
 use super::texts::TokenStreams;
 
-/// Contrastive search (Su et al. 2022): nothing is drawn, and yet the text does not go in circles.
+/// Contrastive search (Su et al. 2022): nothing is drawn, and yet the text seldom goes in circles.
 ///
 /// Each of the likeliest tokens is read to see what the model makes of it: a vector. The more it is like one of the vectors before
 /// it, those of the prompt included, the less the token is worth.
