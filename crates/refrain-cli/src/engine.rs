@@ -63,7 +63,7 @@ pub(crate) fn products(precision: PrecisionKind) -> &'static str {
         (PrecisionKind::Bf16, Bf16Support::Amx) => "; products in bf16 (AMX)",
         (PrecisionKind::Bf16, Bf16Support::Avx512) => "; products in bf16 (AVX-512 BF16)",
         (PrecisionKind::Bf16, Bf16Support::Emulated) => {
-            "; products in bf16, emulated: this kernel has no instructions for it, f32 is as fast or faster"
+            "; products in bf16, emulated: there are no fast instructions for it here, f32 trains as fast"
         }
     }
 }

@@ -198,10 +198,10 @@ fn the_precision_is_that_of_the_model_and_emulation_is_said() {
     recurrent.layers.1.weight_hh         57 × 19        1,083
     recurrent.layers.1.bias                   76           76
     model       2 gru × 19, 5,341 parameters, f32
-    computing   1 thread, kernel portable (asked for by --kernel); products in bf16, emulated: this kernel has no instructions for it, f32 is as fast or faster
+    computing   1 thread, kernel portable (asked for by --kernel); products in bf16, emulated: there are no fast instructions for it here, f32 trains as fast
     ");
     let output = scratch.run(&format!("evaluate run corpus.txt {PLAIN}"));
-    assert_snapshot!(text(&output.stderr), @"corpus.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel); products in bf16, emulated: this kernel has no instructions for it, f32 is as fast or faster");
+    assert_snapshot!(text(&output.stderr), @"corpus.txt: utf-8 (valid UTF-8); 1 thread, kernel portable (asked for by --kernel); products in bf16, emulated: there are no fast instructions for it here, f32 trains as fast");
 }
 
 #[test]

@@ -168,7 +168,7 @@ pub enum Bf16Support {
     Amx,
     /// By the AVX-512 instruction.
     Avx512,
-    /// By f32 instructions: right, but no faster than f32.
+    /// By f32 instructions, of rounded factors: no faster than f32 but where weights come from memory for a step or two.
     Emulated,
 }
 
@@ -185,7 +185,7 @@ impl Arch {
         let bf16 = match isa {
             Isa::Amx => Bf16Support::Amx,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if is_x86_feature_detected!("avx512bf16") => Bf16Support::Avx512,
+            Isa::Avx512 if avx512::has_fast_bf16() => Bf16Support::Avx512,
             _ => Bf16Support::Emulated,
         };
         let has_vnni = match isa {
@@ -194,6 +194,13 @@ impl Arch {
             _ => false,
         };
         isa.is_supported().then_some(Self { isa, bf16, has_vnni })
+    }
+
+    /// AVX-512 with either way of computing bfloat16 products, where the machine has both, be they fast or not.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    pub(crate) fn both_ways_of_bf16() -> Option<[Self; 2]> {
+        let arch = Self::new(Isa::Avx512).filter(|_| is_x86_feature_detected!("avx512bf16"))?;
+        Some([Bf16Support::Avx512, Bf16Support::Emulated].map(|bf16| Self { bf16, ..arch }))
     }
 
     pub(crate) fn isa(self) -> Isa {

@@ -1,11 +1,12 @@
 //! In what packed factors are kept: words of 32 bits that hold one f32 term or two neighbouring bfloat16 terms.
 //!
-//! A block is 16 words of every row or column, one part after the other. A bfloat16 factor has one part. Where products of
+//! A block is 16 words of every row or column, one part after the other. A bfloat16 factor has one part; where there are no
+//! fast products of it, its terms are kept as f32, rounded, and multiplied at the speed of f32. Where products of
 //! bfloat16 are more than six times as fast as those of f32, an f32 factor is split into three parts, `x = x₁ + x₂ + x₃` with
 //! each a bfloat16 nearest to what is left: eight bits each, all 24. Of the nine products of two such factors the six that
 //! matter are summed in f32; the others are below 2⁻²⁵ of the term, less than what f32 rounds away.
 
-use crate::arch::{Arch, Isa};
+use crate::arch::{Arch, Bf16Support, Isa};
 
 /// In what the factors of products are kept. States, gates, gradients and sums are f32 in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -25,14 +26,17 @@ pub(crate) const BLOCK_WORDS: usize = 16;
 pub(crate) enum Format {
     F32,
     Bf16,
+    /// bfloat16 terms in words of f32.
+    Rounded,
     /// f32 as three parts of bfloat16.
     Split,
 }
 
 impl Format {
-    /// The format in which an instruction set multiplies factors of a precision.
+    /// The format in which an instruction set is fastest at products of packed factors of a precision.
     pub(crate) fn new(arch: Arch, precision: Precision) -> Self {
         match (precision, arch.isa()) {
+            (Precision::Bf16, _) if arch.bf16() == Bf16Support::Emulated => Self::Rounded,
             (Precision::Bf16, _) => Self::Bf16,
             (Precision::F32, Isa::Amx) => Self::Split,
             (Precision::F32, _) => Self::F32,
@@ -41,14 +45,14 @@ impl Format {
 
     pub(crate) const fn parts(self) -> usize {
         match self {
-            Self::F32 | Self::Bf16 => 1,
+            Self::F32 | Self::Bf16 | Self::Rounded => 1,
             Self::Split => 3,
         }
     }
 
     pub(crate) const fn terms_per_word(self) -> usize {
         match self {
-            Self::F32 => 1,
+            Self::F32 | Self::Rounded => 1,
             Self::Bf16 | Self::Split => 2,
         }
     }
@@ -89,27 +93,36 @@ pub(crate) trait Encode: Sync + 'static {
 
 pub(crate) struct EncodeF32;
 pub(crate) struct EncodeBf16;
+pub(crate) struct EncodeRounded;
 pub(crate) struct EncodeSplit;
 
-impl Encode for EncodeF32 {
-    const FORMAT: Format = Format::F32;
-    type Term = u32;
+/// The two formats of one term a word, which differ in what they keep of it.
+macro_rules! encode_f32 {
+    ($encode:ty, $format:expr, $bits:expr) => {
+        impl Encode for $encode {
+            const FORMAT: Format = $format;
+            type Term = u32;
 
-    #[inline(always)]
-    fn take(rest: &mut f32) -> u32 {
-        rest.to_bits()
-    }
+            #[inline(always)]
+            fn take(rest: &mut f32) -> u32 {
+                $bits(*rest)
+            }
 
-    #[inline(always)]
-    fn term(bits: u32) -> u32 {
-        bits
-    }
+            #[inline(always)]
+            fn term(bits: u32) -> u32 {
+                bits
+            }
 
-    #[inline(always)]
-    fn word(first: u32, _second: u32) -> u32 {
-        first
-    }
+            #[inline(always)]
+            fn word(first: u32, _second: u32) -> u32 {
+                first
+            }
+        }
+    };
 }
+
+encode_f32!(EncodeF32, Format::F32, f32::to_bits);
+encode_f32!(EncodeRounded, Format::Rounded, rounded);
 
 /// The two formats of bfloat16, which differ in the number of parts and in what becomes of the greatest floats.
 macro_rules! encode_bf16 {
@@ -202,6 +215,10 @@ macro_rules! with_encoding {
                 type $encode = $crate::format::EncodeBf16;
                 $call
             }
+            $crate::format::Format::Rounded => {
+                type $encode = $crate::format::EncodeRounded;
+                $call
+            }
             $crate::format::Format::Split => {
                 type $encode = $crate::format::EncodeSplit;
                 $call
@@ -229,6 +246,7 @@ mod tests {
             [(1.0, 0x3f80), (1.0 + 1.0 / 256.0, 0x3f80), (1.0 + 3.0 / 256.0, 0x3f82), (-2.5, 0xc020), (0.0, 0)]
         {
             assert_eq!(parts::<EncodeBf16>(x), [bf16(expected)], "{x}");
+            words::<EncodeRounded, 1>([x], [x], |_, words| assert_eq!(*words, [bf16(expected).to_bits()], "{x}"));
         }
         assert!(parts::<EncodeBf16>(f32::NAN)[0].is_nan());
         assert!(parts::<EncodeBf16>(f32::from_bits(0x7f80_0001))[0].is_nan());

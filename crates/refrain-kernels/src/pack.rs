@@ -380,7 +380,7 @@ mod tests {
                 let by_term: Vec<Vec<f32>> =
                     (0..terms).map(|term| (0..present).map(|line| value(line, term)).collect()).collect();
                 let value = |line, term| if line < present { value(line, term) } else { 0.0 };
-                for format in [Format::F32, Format::Bf16, Format::Split] {
+                for format in [Format::F32, Format::Bf16, Format::Rounded, Format::Split] {
                     for side in [Side::Left, Side::Right] {
                         if side == Side::Right && lines % 4 != 0 {
                             continue;

@@ -95,13 +95,15 @@ impl Tiles {
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Format::Bf16) => arch.run(Multiply::<dot::Avx512Emulated>::new(product, sums)),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Format::F32) => arch.run(Multiply::<dot::Avx512F32>::new(product, sums)),
+            (Isa::Avx512, Format::F32 | Format::Rounded) => arch.run(Multiply::<dot::Avx512F32>::new(product, sums)),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx2, Format::Bf16) => arch.run(Multiply::<dot::Avx2Emulated>::new(product, sums)),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Format::F32) => arch.run(Multiply::<dot::Avx2F32>::new(product, sums)),
+            (Isa::Avx2, Format::F32 | Format::Rounded) => arch.run(Multiply::<dot::Avx2F32>::new(product, sums)),
             (Isa::Portable, Format::Bf16) => arch.run(Multiply::<dot::PortableEmulated>::new(product, sums)),
-            (Isa::Portable, Format::F32) => arch.run(Multiply::<dot::PortableF32>::new(product, sums)),
+            (Isa::Portable, Format::F32 | Format::Rounded) => {
+                arch.run(Multiply::<dot::PortableF32>::new(product, sums));
+            }
             (isa, format) => unreachable!("{isa} does not multiply factors in {format:?}"),
         }
     }
@@ -316,5 +318,64 @@ pub(crate) unsafe fn store<const N: usize>(values: &[f32; N], to: *mut f32, coun
     for (i, value) in values.iter().enumerate().take(count) {
         // SAFETY: i < count.
         unsafe { *to.add(i) = *value };
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use chacha20::ChaCha8Rng;
+    use chacha20::rand_core::{Rng, SeedableRng};
+
+    use super::*;
+
+    const BLOCKS: usize = 3;
+
+    /// Row `row` of the sums by their definition, term by term.
+    fn sums_of(left: &[u32], right: &[u32], shape: TileShape, row: usize) -> Vec<f32> {
+        let terms = |word: u32| [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)];
+        let sum = |column| {
+            let products = (0..BLOCKS * BLOCK_WORDS).map(|k| {
+                let (block, word) = (k / BLOCK_WORDS, k % BLOCK_WORDS);
+                let x = terms(left[(block * shape.rows + row) * BLOCK_WORDS + word]);
+                let y = terms(right[k * shape.width + column]);
+                x[0] * y[0] + x[1] * y[1]
+            });
+            products.sum()
+        };
+        (0..shape.width).map(sum).collect()
+    }
+
+    /// Where the instruction is slow nothing but this test runs it. The terms are whole numbers of 8 bits, so that every sum is
+    /// exact.
+    #[test]
+    fn both_ways_of_bf16_give_the_sums_of_the_definition() {
+        let mut generator = ChaCha8Rng::from_seed([5; 32]);
+        let mut words = |len: usize| -> Vec<u32> {
+            let mut term = || ((generator.next_u32() % 257) as f32 - 128.0).to_bits();
+            (0..len).map(|_| term() >> 16 | term()).collect()
+        };
+        for arch in Arch::both_ways_of_bf16().into_iter().flatten() {
+            for shape in [2, 3].map(|vectors| TileShape::new(arch, vectors)) {
+                let left = words(BLOCKS * BLOCK_WORDS * shape.rows);
+                let right = words(BLOCKS * BLOCK_WORDS * shape.width);
+                for rows in 1..=shape.rows {
+                    let product = TileProduct {
+                        format: Format::Bf16,
+                        shape,
+                        rows,
+                        blocks: BLOCKS,
+                        left: left.as_ptr(),
+                        right: right.as_ptr(),
+                    };
+                    let mut sums = Sums::new();
+                    // SAFETY: the factors have the product's blocks, in a format of AVX-512.
+                    unsafe { arch.tiles().multiply(&product, &mut sums) };
+                    for row in 0..rows {
+                        let expected = sums_of(&left, &right, shape, row);
+                        assert!(sums.row(row, shape.width) == expected, "{arch:?}, row {row} of {rows}, {shape:?}");
+                    }
+                }
+            }
+        }
     }
 }
