@@ -6,8 +6,8 @@ use super::{Fused, Kernel};
 
 /// Whether the bfloat16 instruction is there and beats two f32 multiply-adds.
 ///
-/// Intel's processors with AMX start one in the time of four: by it a product takes twice as long as in f32. Where the system
-/// hides their tiles, AVX-512 FP16 gives them away: both came with Sapphire Rapids.
+/// Emerald Rapids starts one in the time of four: by it a product takes twice as long as in f32. All of Intel's processors with
+/// AMX are taken for alike. Where the system hides their tiles, AVX-512 FP16 gives them away: both came with Sapphire Rapids.
 pub(super) fn has_fast_bf16() -> bool {
     is_x86_feature_detected!("avx512bf16") && !(is_x86_feature_detected!("avx512fp16") && is_of_intel())
 }
