@@ -168,7 +168,7 @@ pub enum Bf16Support {
     Amx,
     /// By the AVX-512 instruction.
     Avx512,
-    /// By f32 instructions, of rounded factors: no faster than f32 but where weights come from memory for a step or two.
+    /// By f32 instructions, of rounded factors: no faster than f32, but for steps of few sequences.
     Emulated,
 }
 

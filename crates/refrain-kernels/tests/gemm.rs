@@ -127,7 +127,8 @@ fn bf16_is_exact_where_its_bits_suffice_and_f32_keeps_24() {
             let mut noise = Noise::new(k as u64);
             let mut whole = |len: usize| (0..len).map(|_| (noise.bits() % 257) as f32 - 128.0).collect::<Vec<_>>();
             let (a, b) = (whole(m * k), whole(k * n));
-            let finer: Vec<f32> = a.iter().map(|value| value + 1.0 / 1024.0).collect();
+            // Nearer to the whole number than to any other of 8 bits.
+            let finer: Vec<f32> = a.iter().map(|value| value * (1.0 + 1.0 / 1024.0)).collect();
             let product = |precision, a: &[f32]| {
                 let mut out = vec![f32::NAN; m * n];
                 let (a, b) = (MatRef::row_major(a, m, k), MatRef::row_major(&b, k, n));
@@ -137,6 +138,7 @@ fn bf16_is_exact_where_its_bits_suffice_and_f32_keeps_24() {
             let name = format!("[{m}, {k}] · [{k}, {n}] on {}", engine.isa());
             let exact = product(Precision::F32, &a);
             assert!(product(Precision::Bf16, &a) == exact, "{name}");
+            assert!(product(Precision::Bf16, &finer) == exact, "{name}");
             assert!(product(Precision::F32, &finer) != exact, "{name}");
         }
     }
