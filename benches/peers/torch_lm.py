@@ -19,7 +19,8 @@ recipe with anything that is not here is refused, by the name of its key. Same t
     biases 0 but the forget gate's; one bias per gate (PyTorch's second one is held at 0); embedding
     standard normal and head uniform in ±1/sqrt(units), both so where they are tied, or in
     ±`embedding-init-range`;
-  * gradients clipped by their global norm.
+  * gradients clipped by their global norm, summed row by row: PyTorch's own function sums all in f32, which loses
+    the fourth digit of big matrices, and adds 1e-6. A steep recipe (ptb-small's) makes percents of that.
 
 `precision = "bf16"` is left to --autocast, which runs forward passes under torch.autocast; without it all
 is f32. One JSON line per evaluation goes to stdout: `seconds` is training time alone, `eval_seconds` the
@@ -211,6 +212,15 @@ def schedule_of(recipe, steps_per_epoch, num_steps):
     return factor
 
 
+@torch.no_grad()
+def clip(parameters, max_norm):
+    norm, gradients = torch.linalg.vector_norm, [parameter.grad for parameter in parameters]
+    total = norm(torch.stack([norm(norm(gradient, dim=-1).double()) for gradient in gradients]))
+    if total > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / total.item())
+
+
 class Clock:
     """Training time and evaluation time, kept apart."""
 
@@ -279,7 +289,7 @@ def train(recipe, args):
                 loss = loss_of(logits, targets)
             loss.backward()
             if clip_norm:
-                nn.utils.clip_grad_norm_(parameters, clip_norm)
+                clip(parameters, clip_norm)
             optimizer.step()
             step += 1
             loss_sum += loss.item() * targets.numel()
