@@ -6,13 +6,16 @@
     python compare.py training --threads 2 --rounds 3      # the built-in recipe, to its end
     python compare.py training recipes/ptb-medium-tied.toml --rounds 1 --set train.max-steps=1328 \\
         --set data.train=ptb.train.txt --set data.valid=ptb.valid.txt
+    python compare.py training recipes/ptb-small.toml --rounds 1 --after 0 --set ...
 
 Every round runs PyTorch (torch_lm.py) as it comes, PyTorch under the allocator settings that spare it most
 of its page faults ("tuned"), and Refrain, one after the other, so that a machine whose speed drifts drifts
 for all of them; with a recipe in bf16, PyTorch's forward passes in bfloat16 besides. All train the same
 model on the same windows with the same optimiser, schedule and clipping; `seconds` are of training
-alone, evaluation left out. Single steps, layers, inference and generation are for `refrain bench` and
-torch_speed.py.
+alone, evaluation left out. With --after all go on from the weights that Refrain has after so many steps, with
+0 from its first ones (it takes `pip install safetensors`): without dropout the losses then differ by
+rounding alone. Seconds count from there. Single steps, layers, inference and generation are for `refrain
+bench` and torch_speed.py.
 """
 
 import argparse
@@ -42,23 +45,37 @@ def run(command, subject, stdin=None):
     return done.stdout
 
 
-def recipe_of(args, seed):
+def recipe_of(args, seed, *more):
     """Arguments of `refrain train`, and the complete recipe that they make."""
-    recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in [*args.set, f"seed={seed}"])]
+    recipe = [*filter(None, [args.recipe]), *(f"--set={value}" for value in [*args.set, f"seed={seed}", *more])]
     return recipe, run([args.refrain, "train", *recipe, "--dump-config", "--json"], "refrain")
 
 
+def train(recipe, run_dir, args):
+    """Refrain's training in a new folder."""
+    run([args.refrain, "train", *recipe, "--run-dir", run_dir, "--threads", str(args.threads)], "refrain")
+
+
 def evaluations_of(subject, number, args, folder):
-    """(step, seconds, validation loss) of one run."""
+    """(step, seconds, validation loss) of one run; with `--after`, of the steps after those."""
     recipe, complete = recipe_of(args, number)
-    threads = ["--threads", str(args.threads)]
     if subject == "refrain":
         run_dir = folder / f"run-{number}"
-        run([args.refrain, "train", *recipe, "--run-dir", run_dir, *threads], subject)
+        train(recipe, run_dir, args)
         lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-        return [(e["step"], e["seconds"], e["loss_nats"]) for e in lines if e["kind"] == "eval"]
-    autocast = ["--autocast"] if "bf16" in subject else []
-    output = run([sys.executable, HERE / "torch_lm.py", *threads, *autocast], subject, complete)
+        evaluations = [(e["step"], e["seconds"], e["loss_nats"]) for e in lines if e["kind"] == "eval"]
+        after = args.after or 0
+        since = {0: 0.0, **{step: seconds for step, seconds, _ in evaluations}}[after]
+        return [(step, seconds - since, loss) for step, seconds, loss in evaluations if step > after]
+    options = ["--threads", str(args.threads), *(["--autocast"] if "bf16" in subject else [])]
+    if args.after is not None:
+        run_dir = folder / f"first-{number}"
+        if not run_dir.exists():
+            # A run takes one step at least; its first weights are in the checkpoint before.
+            steps = max(args.after, 1)
+            train(recipe_of(args, number, f"train.max-steps={steps}", "train.floor=false")[0], run_dir, args)
+        options += ["--model", run_dir / ("last" if args.after else "previous") / "model.safetensors"]
+    output = run([sys.executable, HERE / "torch_lm.py", *options], subject, complete)
     return [(e["step"], e["seconds"], e["valid_loss"]) for e in map(json.loads, output.splitlines())]
 
 
@@ -100,7 +117,17 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3, help="round N trains with seed N")
     parser.add_argument("--refrain", type=Path, default=ROOT / "target/release/refrain", help="the built binary")
+    parser.add_argument("--after", type=int, metavar="STEPS", help="of Refrain, from whose weights PyTorch begins")
     args = parser.parse_args()
+    args.refrain = args.refrain.resolve()
+    if not args.refrain.exists():
+        parser.error(f"{args.refrain} is not there; `cargo build --release` makes it")
+    recipe = json.loads(recipe_of(args, 1)[1])
+    every = recipe["train"]["eval-every"]
+    if args.after and not (every and args.after % every == 0):
+        parser.error(f"--after {args.after} is no multiple of train.eval-every = {every}")
+    if args.after and recipe["schedule"]["name"] == "cosine":
+        parser.error("--after needs a schedule that does not depend on the number of steps")
     training(args)
 
 

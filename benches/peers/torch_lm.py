@@ -22,6 +22,11 @@ recipe with anything that is not here is refused, by the name of its key. Same t
   * gradients clipped by their global norm, summed row by row: PyTorch's own function sums all in f32, which loses
     the fourth digit of big matrices, and adds 1e-6. A steep recipe (ptb-small's) makes percents of that.
 
+With --model it goes on where a model file of Refrain was written, so that two programs can be compared from
+one point on: with its weights, its numbers of the tokens, and the windows after the steps it has taken, the
+state zero and the dropout PyTorch's own. It takes `pip install safetensors` and, but for a file of no steps,
+an optimiser that remembers nothing, for a model file keeps nothing of it.
+
 `precision = "bf16"` is left to --autocast, which runs forward passes under torch.autocast; without it all
 is f32. One JSON line per evaluation goes to stdout: `seconds` is training time alone, `eval_seconds` the
 time spent in evaluation up to then; losses are in nats per token, `train_loss` the mean since the line
@@ -37,6 +42,7 @@ import json
 import math
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -136,7 +142,30 @@ class LanguageModel(nn.Module):
         return self.head(self.output_dropout(output)), state
 
 
-def read_corpus(recipe):
+class ModelFile:
+    """A language model that Refrain has written: `weights` as those of LanguageModel, `tokens` by number, `step`."""
+
+    def __init__(self, path):
+        from safetensors import safe_open  # pip install safetensors
+
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        vocabulary = json.loads(metadata["vocabulary"])
+        words = ["\n", *vocabulary["words"].split(" ")] if vocabulary["unit"] == "word" else vocabulary["chars"]
+        self.tokens, self.step = list(words), json.loads(metadata["provenance"])["step"]
+        self.weights = {}
+        for name, tensor in tensors.items():
+            if name.startswith("recurrent."):
+                _, _, layer, kind = name.split(".")
+                if kind == "bias":
+                    self.weights[f"lstm.bias_hh_l{layer}"] = torch.zeros_like(tensor)
+                name = f"lstm.{'bias_ih' if kind == 'bias' else kind}_l{layer}"
+            self.weights[name] = tensor
+        self.weights.setdefault("head.weight", self.weights["embedding.weight"])
+
+
+def read_corpus(recipe, model_file):
     """Tokens of training and validation text, and how many different ones there are."""
     train, valid, fraction = recipe["data.train"], recipe["data.valid"], recipe["data.valid-fraction"]
     texts = [Path(BUILT_IN.get(path, path)).read_text(encoding="utf-8") for path in (train, valid) if path]
@@ -147,7 +176,12 @@ def read_corpus(recipe):
         texts = [[word for line in text.splitlines() for word in (*line.split(), "\n")] for text in texts]
     known = set(texts[0]) | (set(texts[1]) if recipe["data.closed-vocabulary"] else set())
     # The unknown word of a text is the unknown token itself.
-    ids = {token: number for number, token in enumerate(sorted(known - {"<unk>"}), UNKNOWN + 1)}
+    tokens = sorted(known - {"<unk>"})
+    if model_file:
+        if sorted(model_file.tokens) != tokens:
+            sys.exit(f"the model's {len(model_file.tokens)} tokens are not the {len(tokens)} of the training text")
+        tokens = model_file.tokens
+    ids = {token: number for number, token in enumerate(tokens, UNKNOWN + 1)}
     train, valid = (torch.tensor([ids.get(token, UNKNOWN) for token in text]) for text in texts)
     return train, valid, len(ids) + 1
 
@@ -237,13 +271,19 @@ def train(recipe, args):
     torch.manual_seed(recipe["seed"])
     if args.threads:
         torch.set_num_threads(args.threads)
-    train_tokens, valid_tokens, vocab_size = read_corpus(recipe)
+    model_file = ModelFile(args.model) if args.model else None
+    train_tokens, valid_tokens, vocab_size = read_corpus(recipe, model_file)
     seq_len = recipe["train.seq-len"]
     train_streams = Streams(train_tokens, recipe["train.batch-size"], seq_len)
     valid_streams = Streams(valid_tokens, recipe["train.eval-batch-size"], seq_len)
     model = LanguageModel(vocab_size, recipe)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = optimizer_of(parameters, recipe)
+    if model_file:
+        if model_file.step:
+            recipe.one_of("optimizer.name", "sgd")
+            recipe.one_of("optimizer.momentum", 0.0)
+        model.load_state_dict(model_file.weights)
     epochs, max_steps, clip_norm = recipe["train.epochs"], recipe["train.max-steps"], recipe["train.clip-norm"]
     num_steps = min(epochs * len(train_streams), max_steps or math.inf)
     factor, eval_every = schedule_of(recipe, len(train_streams), num_steps), recipe["train.eval-every"]
@@ -255,6 +295,11 @@ def train(recipe, args):
     )
 
     step, loss_sum, tokens_seen, reported_at = 0, 0.0, 0, 0.0
+    if model_file:
+        step = model_file.step
+        if step >= num_steps:
+            sys.exit(f"{args.model} has taken {step} steps, and the recipe ends at {num_steps}")
+        print(f"from step {step}, validation loss {evaluate(model, valid_streams):.5f}", file=sys.stderr)
     clock = Clock()
 
     def autocast():
@@ -277,9 +322,9 @@ def train(recipe, args):
         print(json.dumps(line), flush=True)
         loss_sum, tokens_seen, reported_at = 0.0, 0, clock.train_seconds
 
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1 + step // len(train_streams), epochs + 1):
         state = None
-        for inputs, targets in train_streams:
+        for inputs, targets in islice(train_streams, step % len(train_streams), None):
             for group in optimizer.param_groups:
                 group["lr"] = recipe["optimizer.learning-rate"] * factor(step)
             optimizer.zero_grad(set_to_none=True)
@@ -307,6 +352,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=0, help="0 for PyTorch's own choice")
     parser.add_argument("--autocast", action="store_true", help="forward passes in bfloat16")
+    parser.add_argument("--model", help="a model file of Refrain to go on from, weights and step")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="of training time")
     args = parser.parse_args()
     train(Recipe(json.load(sys.stdin)), args)
