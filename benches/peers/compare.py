@@ -122,12 +122,13 @@ def main():
     args.refrain = args.refrain.resolve()
     if not args.refrain.exists():
         parser.error(f"{args.refrain} is not there; `cargo build --release` makes it")
-    recipe = json.loads(recipe_of(args, 1)[1])
-    every = recipe["train"]["eval-every"]
-    if args.after and not (every and args.after % every == 0):
-        parser.error(f"--after {args.after} is no multiple of train.eval-every = {every}")
-    if args.after and recipe["schedule"]["name"] == "cosine":
-        parser.error("--after needs a schedule that does not depend on the number of steps")
+    if args.after:
+        recipe = json.loads(recipe_of(args, 1)[1])
+        every = recipe["train"]["eval-every"]
+        if args.after < 0 or not every or args.after % every:
+            parser.error(f"--after {args.after} is no multiple of train.eval-every = {every}")
+        if recipe["schedule"]["name"] == "cosine":
+            parser.error("--after needs a schedule that does not depend on the number of steps")
     training(args)
 
 
