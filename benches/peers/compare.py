@@ -12,10 +12,10 @@ Every round runs PyTorch (torch_lm.py) as it comes, PyTorch under the allocator 
 of its page faults ("tuned"), and Refrain, one after the other, so that a machine whose speed drifts drifts
 for all of them; with a recipe in bf16, PyTorch's forward passes in bfloat16 besides. All train the same
 model on the same windows with the same optimiser, schedule and clipping; `seconds` are of training
-alone, evaluation left out. With --after all go on from the weights that Refrain has after so many steps, with
-0 from its first ones (it takes `pip install safetensors`): without dropout the losses then differ by
-rounding alone. Seconds count from there. Single steps, layers, inference and generation are for `refrain
-bench` and torch_speed.py.
+alone, evaluation left out. With --after PyTorch goes on from the weights that Refrain has after so many steps
+and a state of zero, and seconds count from there (it takes `pip install safetensors`). With 0, from the first
+weights, the losses differ by rounding alone where nothing is dropped. Single steps, layers, inference and
+generation are for `refrain bench` and torch_speed.py.
 """
 
 import argparse
