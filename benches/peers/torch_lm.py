@@ -283,7 +283,11 @@ def train(recipe, args):
         if model_file.step:
             recipe.one_of("optimizer.name", "sgd")
             recipe.one_of("optimizer.momentum", 0.0)
-        model.load_state_dict(model_file.weights)
+        try:
+            model.load_state_dict(model_file.weights)
+        except RuntimeError as error:
+            # A heading and a line for every tensor that does not fit, of which the first tells enough.
+            sys.exit(f"{args.model} holds another model than the recipe's: {str(error).splitlines()[1].strip()}")
     epochs, max_steps, clip_norm = recipe["train.epochs"], recipe["train.max-steps"], recipe["train.clip-norm"]
     num_steps = min(epochs * len(train_streams), max_steps or math.inf)
     factor, eval_every = schedule_of(recipe, len(train_streams), num_steps), recipe["train.eval-every"]
