@@ -415,7 +415,6 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                             first_row: index * rows,
                             rows: running(step),
                             width: plan.tile.width,
-                            units: plan.units,
                             // SAFETY: the biases are complete since the barrier.
                             bias: unsafe { self.packed.bias.part(panel * C::SUMS * plan.units, C::SUMS * plan.units) },
                             // SAFETY: the tile is this member's.

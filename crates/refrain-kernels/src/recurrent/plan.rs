@@ -27,15 +27,24 @@ pub(super) struct Plan {
     pub(super) row_blocks: usize,
 }
 
+/// Vectors of a panel's columns. Three gates fill three, two of which they would not fill evenly.
+const fn vectors(gates: usize) -> usize {
+    if gates == 3 { 3 } else { 2 }
+}
+
+/// Units whose gates fill the columns of a panel.
+pub(super) const fn units(lanes: usize, gates: usize) -> usize {
+    vectors(gates) * lanes / gates
+}
+
 impl Plan {
     pub(super) fn new<C: Step>(engine: &Engine, precision: Precision, shape: SequenceShape) -> Self {
         Self::with::<C>(engine.arch(), Format::new(engine.arch(), precision), shape)
     }
 
     pub(super) fn with<C: Step>(arch: Arch, format: Format, shape: SequenceShape) -> Self {
-        // Three gates fill three vectors, two of which they would not fill evenly.
-        let tile = TileShape::new(arch, if C::GATES == 3 { 3 } else { 2 });
-        let units = tile.width / C::GATES;
+        let tile = TileShape::new(arch, vectors(C::GATES));
+        let units = units(arch.lanes(), C::GATES);
         Self {
             arch,
             format,

@@ -287,7 +287,7 @@ impl<C: Step> Kernel for Sweep<'_, C> {
 
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
-        with_units!(self.plan.units, U => self.sweep::<U, O>());
+        with_units!(W, C::GATES, U => self.sweep::<U, O>());
     }
 }
 

@@ -11,10 +11,12 @@ use crate::arch::{Kernel, MulAdd};
 use crate::format::{Encode, take};
 use crate::tile::{Sums, sum_of};
 
-/// Calls a function that is generic over the number of a panel's units.
+/// Calls a function that is generic over the number of a panel's units, which so many lanes and gates have.
+///
+/// It is matched as a constant, so that of these functions, which take most of the compiler's time, one is compiled and not four.
 macro_rules! with_units {
-    ($units:expr, $U:ident => $call:expr) => {
-        match $units {
+    ($lanes:expr, $gates:expr, $U:ident => $call:expr) => {
+        match const { $crate::recurrent::plan::units($lanes, $gates) } {
             4 => {
                 const $U: usize = 4;
                 $call
@@ -67,7 +69,6 @@ pub(super) struct StartSums<'a, C> {
     pub(super) first_row: usize,
     pub(super) rows: usize,
     pub(super) width: usize,
-    pub(super) units: usize,
     /// By sum.
     pub(super) bias: &'a [f32],
     /// By sum.
@@ -80,7 +81,7 @@ impl<C: Step> Kernel for StartSums<'_, C> {
 
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
-        with_units!(self.units, U => self.start::<U>());
+        with_units!(W, C::GATES, U => self.start::<U>());
     }
 }
 
@@ -133,7 +134,7 @@ impl<C: Step, E: Encode, F: Fn(usize) -> *mut f32> Kernel for FinishStep<'_, C, 
 
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
-        with_units!(self.plan.units, U => self.finish::<W, U, O>());
+        with_units!(W, C::GATES, U => self.finish::<W, U, O>());
     }
 }
 

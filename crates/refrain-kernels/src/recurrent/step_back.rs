@@ -8,7 +8,7 @@ use super::batch::Batch;
 use super::cell::Step;
 use super::lanes::{Block, Lanes, MAX_BLOCK};
 use super::options::{Extras, SequenceOptions, Spot};
-use super::step::{LeftRows, Terms};
+use super::step::{LeftRows, Terms, with_units};
 use crate::arch::{Kernel, MulAdd};
 use crate::format::{BLOCK_WORDS, Encode, words};
 use crate::tile::{Sums, sum_of};
@@ -82,15 +82,13 @@ impl<C: Step, E: Encode> Kernel for StepBack<'_, C, E> {
 
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
-        match (W, self.plan.forward.units) {
-            (_, 4) => self.step_back::<W, 4, 16, O>(),
-            (16, 8) => self.step_back::<W, 8, 32, O>(),
-            (_, 8) => self.step_back::<W, 8, 16, O>(),
-            (16, 16) => self.step_back::<W, 16, 32, O>(),
-            (_, 16) => self.step_back::<W, 16, 16, O>(),
-            (_, 32) => self.step_back::<W, 32, 32, O>(),
-            (_, units) => unreachable!("panels of {units} units"),
-        }
+        with_units!(W, C::GATES, U => {
+            if const { W == 16 } {
+                self.step_back::<W, U, 32, O>();
+            } else {
+                self.step_back::<W, U, 16, O>();
+            }
+        });
     }
 }
 
