@@ -6,6 +6,7 @@ use crate::dropout::Product;
 use crate::format::Encode;
 use crate::gemm::{Start, StoreTile};
 use crate::pool::Member;
+use crate::prefetch::prefetch_run;
 use crate::recurrent::backward_plan::Chunk;
 use crate::recurrent::cell::Step;
 use crate::tile::{Sums, TileProduct};
@@ -118,17 +119,22 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                             .packed_ih
                             .pointer(panel * packing.len() + first * format.block_len(plan.tile.width)),
                     };
+                    let (cols, out) = (plan.tile.width.min(input_size - col), out.pointer(col));
+                    let row = |r: usize| self.batch.at(places.start + r, step);
+                    for r in 0..places.len() {
+                        prefetch_run(out.wrapping_add(row(r) * input_size), cols);
+                    }
                     // SAFETY: the weights are packed, and the gradients of the chunk complete, since the last barrier.
                     unsafe { tiles.multiply(&product, sums) };
                     plan.forward.arch.run(StoreTile {
                         sums,
                         width: plan.tile.width,
                         rows: places.len(),
-                        cols: plan.tile.width.min(input_size - col),
+                        cols,
                         start: if first == 0 { Start::Zero } else { Start::Output },
-                        out: out.pointer(col),
+                        out,
                         stride: input_size,
-                        row: |r| self.batch.at(places.start + r, step),
+                        row,
                     });
                 }
             }
@@ -156,16 +162,17 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
                             left: weight.features.pointer(block * features.len()),
                             right: self.columns.pointer((weight.first_gradient * plan.panels + panel) * columns.len()),
                         };
+                        let out = weight.sums.pointer((block * panels + panel) * plan.feature_tile());
+                        prefetch_run(out, product.rows * plan.features.width);
                         // SAFETY: features and columns are complete since the last barrier.
                         unsafe { tiles.multiply(&product, sums) };
-                        let start = (block * panels + panel) * plan.feature_tile();
                         plan.forward.arch.run(StoreTile {
                             sums,
                             width: plan.features.width,
                             rows: product.rows,
                             cols: plan.features.width,
                             start: if is_first { Start::Zero } else { Start::Output },
-                            out: weight.sums.pointer(start),
+                            out,
                             stride: plan.features.width,
                             row: |r| r,
                         });
