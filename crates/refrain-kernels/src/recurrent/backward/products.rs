@@ -47,23 +47,31 @@ impl<C: Step, E: Encode> TimeLoop<'_, C, E> {
         for (index, weight) in self.weights.iter().enumerate() {
             let Some(weight) = weight else { continue };
             let size = weight.size;
-            for block in member.share(size.div_ceil(plan.features.rows)) {
-                let features = block * plan.features.rows..((block + 1) * plan.features.rows).min(size);
-                // SAFETY: each block belongs to one member until the barrier; who read it in the last chunk has since
-                // passed the barrier at its end.
-                let to = unsafe { weight.features.part_mut(block * packing.len(), packing.len()) };
-                let of_term = |term: usize| -> &[f32] {
+            let own = member.share(size.div_ceil(plan.features.rows));
+            if own.is_empty() {
+                continue;
+            }
+            // Once for all tiles: to find a term takes longer than to copy its features of a tile.
+            let terms: Vec<&[f32]> = (0..chunk.terms)
+                .map(|term| {
                     let (step, place) = chunk.term(term);
                     if place >= batch.running(step) {
-                        return &[];
+                        return &[][..];
                     }
                     let (from, row) = match (index, step) {
                         (0, _) => (source.inputs.input, batch.at(place, step)),
                         (_, 0) => (source.inputs.hidden, batch.row(place)),
                         _ => (source.output, batch.at(place, step - 1)),
                     };
-                    &from[row * size..][features.clone()]
-                };
+                    &from[row * size..][..size]
+                })
+                .collect();
+            for block in own {
+                let features = block * plan.features.rows..((block + 1) * plan.features.rows).min(size);
+                // SAFETY: each block belongs to one member until the barrier; who read it in the last chunk has since
+                // passed the barrier at its end.
+                let to = unsafe { weight.features.part_mut(block * packing.len(), packing.len()) };
+                let of_term = |term: usize| terms[term].get(features.clone()).unwrap_or(&[]);
                 match source.recall_factors.as_deref().filter(|_| index > 0) {
                     None => packing.contiguous_lines(to, of_term),
                     Some(factors) => {
