@@ -83,6 +83,7 @@ impl<C: Step, E: Encode> Kernel for StepBack<'_, C, E> {
     #[inline(always)]
     fn run<const W: usize, O: MulAdd>(self) {
         with_units!(W, C::GATES, U => {
+            // A tile of gradients has two vectors of units.
             if const { W == 16 } {
                 self.step_back::<W, U, 32, O>();
             } else {
