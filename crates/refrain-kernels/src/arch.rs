@@ -305,6 +305,27 @@ impl Drop for Tiles {
 mod tests {
     use super::*;
 
+    /// The lanes that a kernel is compiled for.
+    struct Lanes;
+
+    impl Kernel for Lanes {
+        type Output = usize;
+
+        #[inline(always)]
+        fn run<const W: usize, O: MulAdd>(self) -> usize {
+            W
+        }
+    }
+
+    /// Kernels derive the size of panels from the one, plans from the other.
+    #[test]
+    fn kernels_run_with_the_lanes_of_their_instruction_set() {
+        for isa in Isa::supported() {
+            let arch = Arch::new(isa).unwrap();
+            assert_eq!(arch.run(Lanes), arch.lanes(), "{isa}");
+        }
+    }
+
     #[test]
     fn names_round_trip() {
         for isa in Isa::ALL {

@@ -2,7 +2,7 @@
 
 use super::{Kernel, Separate};
 
-// As the others, which cannot be: inside the time loops it costs the other instruction sets a tenth of their speed.
+// Not into its callers, as the others cannot be: there it made them a tenth slower and more, on whatever they run.
 #[inline(never)]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<8, Separate>()

@@ -13,7 +13,7 @@ use crate::tile::{Sums, sum_of};
 
 /// Calls a function that is generic over the number of a panel's units, which so many lanes and gates have.
 ///
-/// It is matched as a constant, so that of these functions, which take most of the compiler's time, one is compiled and not four.
+/// It is matched as a constant, so that one of these functions is compiled and not four: those took half of the compiler's time.
 macro_rules! with_units {
     ($lanes:expr, $gates:expr, $U:ident => $call:expr) => {
         match const { $crate::recurrent::plan::units($lanes, $gates) } {
