@@ -192,6 +192,24 @@ fn every_option_matches_plain_loops() {
     }
 }
 
+/// Normalised sums and the reset gate before the product, which have no reference here, are held against layers composed of
+/// tensor operations in `refrain`.
+#[test]
+fn layers_in_phases_match_plain_loops() {
+    let engines = engines(2);
+    for cell in [Cell::Lstm, Cell::CoupledLstm] {
+        for (b, t, i, h) in [(1, 3, 1, 1), (3, 5, 2, 17), (35, 4, 7, 20), (2, 2, 0, 3), (5, 3, 33, 70), (80, 31, 3, 4)]
+        {
+            let plain = Problem::new(cell, b, t, i, h).in_phases();
+            for problem in [Some(plain.clone()), with_options(&plain).pop()].into_iter().flatten() {
+                check(&engines, &problem);
+                check(&engines, &problem.clone().ragged());
+                check(&engines, &problem.ragged().backward_in_time());
+            }
+        }
+    }
+}
+
 #[test]
 fn sequences_of_any_lengths_match_plain_loops() {
     let engines = engines(2);

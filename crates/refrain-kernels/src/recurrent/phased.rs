@@ -57,6 +57,3 @@ pub(super) fn records<C: Step>(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -21,6 +21,8 @@ pub struct Problem {
     pub lengths: Option<Vec<usize>>,
     pub direction: Direction,
     pub options: Options,
+    /// Of an LSTM, `[hidden_size, hidden_size]`. The reference knows the one that changes nothing.
+    pub projection: Option<Vec<f32>>,
 }
 
 /// What [`SequenceOptions`] borrows.
@@ -94,6 +96,7 @@ impl Problem {
             lengths: None,
             direction: Direction::Forward,
             options: Options::default(),
+            projection: None,
         }
     }
 
@@ -108,6 +111,14 @@ impl Problem {
 
     pub fn backward_in_time(mut self) -> Self {
         self.direction = Direction::Backward;
+        self
+    }
+
+    /// The same with a projection that changes nothing, so that a step has several phases.
+    pub fn in_phases(mut self) -> Self {
+        let units = self.shape.hidden_size;
+        let is_one = |at: usize| at / units == at % units;
+        self.projection = Some((0..units * units).map(|at| f32::from(u8::from(is_one(at)))).collect());
         self
     }
 
@@ -190,7 +201,7 @@ impl Problem {
             lengths: self.lengths.as_deref(),
             direction: self.direction,
             options: self.options.borrow(),
-            variant: SequenceVariant::default(),
+            variant: SequenceVariant { projection: self.projection.as_deref(), ..SequenceVariant::default() },
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{ENGINE, assert_same_run, in_windows, relative_error, under_every_isa
 fn the_fused_layers_are_the_composed_ones_with_every_option() {
     under_every_isa(|isa| {
         for cell in Cell::ALL {
-            for size in [[3, 9, 5, 37], [35, 4, 3, 6]] {
+            for size in [[2, 3, 5, 7], [3, 9, 5, 37], [35, 4, 3, 6]] {
                 let plain = Case::random(cell, size, &Device::flex().autodiff());
                 for (name, case) in plain.with_every_option() {
                     let composed = case.run(Case::composed);
