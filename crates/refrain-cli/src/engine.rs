@@ -16,8 +16,8 @@ pub(crate) struct EngineArgs {
     threads: Option<NonZeroUsize>,
     /// Instruction set of the kernels: auto, amx, avx512, avx2 or portable
     ///
-    /// auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest that this processor has. Results
-    /// differ between instruction sets in the last bits.
+    /// auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is usually the fastest here:
+    /// `refrain bench` compares. Results differ between instruction sets in the last bits.
     #[arg(long, value_name = "NAME", default_value = "auto", help_heading = "Computing")]
     kernel: String,
 }
@@ -36,8 +36,8 @@ impl EngineArgs {
             let isa = Isa::from_environment()
                 .map_err(|error| Usage::error(error.to_string(), format!("this processor has {}", names.join(", "))))?;
             let asked = std::env::var_os("REFRAIN_ISA").is_some();
-            let fastest = || format!("the fastest of {} on this processor", names.join(", "));
-            (isa, if asked { "asked for by REFRAIN_ISA".to_owned() } else { fastest() })
+            let usual = || format!("usually the fastest of {}", names.join(", "));
+            (isa, if asked { "asked for by REFRAIN_ISA".to_owned() } else { usual() })
         } else {
             let isa = self.kernel.parse().ok().filter(|isa| supported.contains(isa)).ok_or_else(|| {
                 Usage::error(

@@ -16,7 +16,7 @@ use refrain::train::{
 
 use super::train::{Signals, load_data, resolve};
 use crate::console::{Console, duration};
-use crate::engine::{EngineArgs, at_least_one};
+use crate::engine::{self, EngineArgs, at_least_one};
 use crate::failure::Usage;
 use crate::output;
 
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     comparison.write(&args.output)?;
-    console.line(&format!("computing   {engine}"));
+    console.line(&format!("computing   {engine}{}", engine::products(base.model.precision)));
     console.line(&format!("runs        {} to train, {} there", left.len(), comparison.runs.len()));
     let mut watcher = Watcher { console, signals: Signals::install()?, name: String::new() };
     let begun = Instant::now();

@@ -45,8 +45,9 @@ fn help_names_every_argument_of_the_other_commands() {
           --kernel <NAME>
               Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
-              that this processor has. Results differ between instruction sets in the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
+              usually the fastest here: `refrain bench` compares. Results differ between instruction
+              sets in the last bits.
 
               [default: auto]
     "#);
@@ -162,8 +163,9 @@ fn help_says_when_a_quantised_model_is_not_written() {
           --kernel <NAME>
               Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
-              that this processor has. Results differ between instruction sets in the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
+              usually the fastest here: `refrain bench` compares. Results differ between instruction
+              sets in the last bits.
 
               [default: auto]
     "#);
@@ -214,8 +216,9 @@ fn help_says_when_a_quantised_model_is_not_written() {
           --kernel <NAME>
               Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
-              that this processor has. Results differ between instruction sets in the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
+              usually the fastest here: `refrain bench` compares. Results differ between instruction
+              sets in the last bits.
 
               [default: auto]
     ");
@@ -311,8 +314,9 @@ fn help_says_what_every_column_of_a_benchmark_means() {
           --kernel <NAME>
               Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
-              that this processor has. Results differ between instruction sets in the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
+              usually the fastest here: `refrain bench` compares. Results differ between instruction
+              sets in the last bits.
 
               [default: auto]
     ");
@@ -375,8 +379,9 @@ fn help_names_every_default_of_drawing() {
           --kernel <NAME>
               Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
-              that this processor has. Results differ between instruction sets in the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
+              usually the fastest here: `refrain bench` compares. Results differ between instruction
+              sets in the last bits.
 
               [default: auto]
     "#);

@@ -119,8 +119,9 @@ fn help_names_every_default_of_training() {
           --kernel <NAME>
               Instruction set of the kernels: auto, amx, avx512, avx2 or portable
 
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the fastest
-              that this processor has. Results differ between instruction sets in the last bits.
+              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
+              usually the fastest here: `refrain bench` compares. Results differ between instruction
+              sets in the last bits.
 
               [default: auto]
     ");
