@@ -243,9 +243,7 @@ fn training_shows_data_model_and_progress_and_ends_with_a_sample() {
 
     let json = json(&scratch.succeed(&format!("train recipe.toml --json --set train.max-steps=9 {PLAIN}")));
     let keys: Vec<&str> = json.keys().map(String::as_str).collect();
-    assert_snapshot!(keys.join(" "), @"
-    best_bits_per_char best_loss_nats best_step floor_bits_per_char floor_loss_nats reason run sample step
-    ");
+    assert_snapshot!(keys.join(" "), @"best_bits_per_char best_loss_nats best_step floor_bits_per_char floor_loss_nats reason run sample step");
     assert_eq!((json["run"].as_str(), json["reason"].as_str()), (Some("runs/recipe-002"), Some("completed")));
     assert_close(number(&json, "best_bits_per_char"), number(&json, "best_loss_nats") / std::f64::consts::LN_2);
     assert_snapshot!(names(&scratch.join("runs/recipe-002")).join(" "), @"best.safetensors config.toml last metrics.jsonl previous run.lock samples tensorboard");
@@ -323,9 +321,7 @@ fn a_score_names_what_it_was_divided_by_and_its_units_agree() {
     let line = scratch.succeed(&format!("evaluate run text.txt --json {PLAIN}"));
     let score = json(&line);
     let keys: Vec<&str> = score.keys().map(String::as_str).collect();
-    assert_snapshot!(keys.join(" "), @"
-    bits_per_byte bits_per_char bytes chars encoding loss_nats perplexity text tokens total_nats unit unknown vocabulary
-    ");
+    assert_snapshot!(keys.join(" "), @"bits_per_byte bits_per_char bytes chars encoding loss_nats perplexity text tokens total_nats unit unknown vocabulary");
     let counts = ["tokens", "chars", "bytes", "unknown"].map(|key| score[key].as_u64());
     assert_eq!(counts, [2499, 2499, 2500, 1].map(Some), "the first character has nothing before it");
     let total = number(&score, "total_nats");

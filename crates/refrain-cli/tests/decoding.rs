@@ -497,9 +497,7 @@ fn what_cannot_be_scored_is_named() {
     For more information, try '--help'.
     ");
     let unknown = score("", "é@\n".as_bytes());
-    assert_snapshot!(unknown.split("[stderr]\n").nth(1).unwrap_or_default(), @"
-    note: stdin: the model does not know 'é' (U+00E9, line 1 column 1), '@' (U+0040, line 1 column 2); each is scored as the unknown token
-    ");
+    assert_snapshot!(unknown.split("[stderr]\n").nth(1).unwrap_or_default(), @"note: stdin: the model does not know 'é' (U+00E9, line 1 column 1), '@' (U+0040, line 1 column 2); each is scored as the unknown token");
 }
 
 #[test]

@@ -88,9 +88,7 @@ fn a_model_that_knows_no_new_line_writes_without_a_prompt() {
     let trained = scratch.run("train recipe.toml --run-dir run --set train.max-steps=20");
     let log = text(&trained.stderr);
     let note = log.lines().find(|line| line.starts_with("note: ")).unwrap_or_else(|| panic!("no note: {log}"));
-    assert_snapshot!(note, @r#"
-    note: the text does not have these characters of `sample.prompt`: '\n' (U+000A, line 1 column 1); each is read as the unknown token
-    "#);
+    assert_snapshot!(note, @r#"note: the text does not have these characters of `sample.prompt`: '\n' (U+000A, line 1 column 1); each is read as the unknown token"#);
     let written = scratch.succeed("generate run --tokens 20");
     assert_eq!(written.trim_end_matches('\n').chars().count(), 20, "{written:?}");
 }
