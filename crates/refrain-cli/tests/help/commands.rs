@@ -36,20 +36,7 @@ fn help_names_every_argument_of_the_other_commands() {
       -V, --version
               Print version
 
-    Computing:
-          --threads <N>
-              Threads to compute with [default: the processors this process may use]
-
-              The result is the same to the byte with any number.
-
-          --kernel <NAME>
-              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
-
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
-              usually the fastest here: `refrain bench` compares. Results differ between instruction
-              sets in the last bits.
-
-              [default: auto]
+    Computing: as everywhere
     "#);
     assert_snapshot!(help("info --help"), @"
     Show what is in a model file
@@ -154,20 +141,7 @@ fn help_says_when_a_quantised_model_is_not_written() {
       -V, --version
               Print version
 
-    Computing:
-          --threads <N>
-              Threads to compute with [default: the processors this process may use]
-
-              The result is the same to the byte with any number.
-
-          --kernel <NAME>
-              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
-
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
-              usually the fastest here: `refrain bench` compares. Results differ between instruction
-              sets in the last bits.
-
-              [default: auto]
+    Computing: as everywhere
     "#);
     assert_snapshot!(help("quantize --help"), @"
     Write a model with weights in int8, if it still predicts a text as well
@@ -207,20 +181,7 @@ fn help_says_when_a_quantised_model_is_not_written() {
       -V, --version
               Print version
 
-    Computing:
-          --threads <N>
-              Threads to compute with [default: the processors this process may use]
-
-              The result is the same to the byte with any number.
-
-          --kernel <NAME>
-              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
-
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
-              usually the fastest here: `refrain bench` compares. Results differ between instruction
-              sets in the last bits.
-
-              [default: auto]
+    Computing: as everywhere
     ");
 }
 
@@ -305,20 +266,7 @@ fn help_says_what_every_column_of_a_benchmark_means() {
       -V, --version
               Print version
 
-    Computing:
-          --threads <N>
-              Threads to compute with [default: the processors this process may use]
-
-              The result is the same to the byte with any number.
-
-          --kernel <NAME>
-              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
-
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
-              usually the fastest here: `refrain bench` compares. Results differ between instruction
-              sets in the last bits.
-
-              [default: auto]
+    Computing: as everywhere
     ");
 }
 
@@ -370,19 +318,6 @@ fn help_names_every_default_of_drawing() {
       -V, --version
               Print version
 
-    Computing:
-          --threads <N>
-              Threads to compute with [default: the processors this process may use]
-
-              The result is the same to the byte with any number.
-
-          --kernel <NAME>
-              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
-
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
-              usually the fastest here: `refrain bench` compares. Results differ between instruction
-              sets in the last bits.
-
-              [default: auto]
+    Computing: as everywhere
     "#);
 }

@@ -157,19 +157,6 @@ fn help_names_every_default_of_generation() {
 
               [default: 0.6]
 
-    Computing:
-          --threads <N>
-              Threads to compute with [default: the processors this process may use]
-
-              The result is the same to the byte with any number.
-
-          --kernel <NAME>
-              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
-
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
-              usually the fastest here: `refrain bench` compares. Results differ between instruction
-              sets in the last bits.
-
-              [default: auto]
+    Computing: as everywhere
     "#);
 }

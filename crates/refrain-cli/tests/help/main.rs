@@ -8,10 +8,27 @@ mod support;
 use insta::assert_snapshot;
 use support::{Scratch, names, text, transcript};
 
-/// The help of a command; the indentation of its empty lines is left out.
+/// What every command that computes says of it.
+const COMPUTING: &str = "\
+Computing:
+      --threads <N>
+          Threads to compute with [default: the processors this process may use]
+
+          The result is the same to the byte with any number.
+
+      --kernel <NAME>
+          Instruction set of the kernels: auto, amx, avx512, avx2 or portable
+
+          auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
+          usually the fastest here: `refrain bench` compares. Results differ between instruction
+          sets in the last bits.
+
+          [default: auto]";
+
+/// The help of a command; the indentation of its empty lines is left out, and what it says as [`COMPUTING`] is said in short.
 fn help(arguments: &str) -> String {
     let help = Scratch::new().succeed(arguments);
-    help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    help.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").replace(COMPUTING, "Computing: as everywhere")
 }
 
 #[test]
@@ -110,20 +127,7 @@ fn help_names_every_default_of_training() {
       -V, --version
               Print version
 
-    Computing:
-          --threads <N>
-              Threads to compute with [default: the processors this process may use]
-
-              The result is the same to the byte with any number.
-
-          --kernel <NAME>
-              Instruction set of the kernels: auto, amx, avx512, avx2 or portable
-
-              auto takes the one that the environment variable `REFRAIN_ISA` names, else the one that is
-              usually the fastest here: `refrain bench` compares. Results differ between instruction
-              sets in the last bits.
-
-              [default: auto]
+    Computing: as everywhere
     ");
 }
 
