@@ -201,13 +201,20 @@ fn layers_in_phases_match_plain_loops() {
         for (b, t, i, h) in [(1, 3, 1, 1), (3, 5, 2, 17), (35, 4, 7, 20), (2, 2, 0, 3), (5, 3, 33, 70), (80, 31, 3, 4)]
         {
             let plain = Problem::new(cell, b, t, i, h).in_phases();
-            for problem in [Some(plain.clone()), with_options(&plain).pop()].into_iter().flatten() {
+            let with_all = with_options(&plain).pop().expect("all options come last");
+            for problem in [plain, with_all] {
                 check(&engines, &problem);
                 check(&engines, &problem.clone().ragged());
                 check(&engines, &problem.ragged().backward_in_time());
             }
         }
     }
+}
+
+#[test]
+fn phases_over_more_units_than_pass_through_the_lanes_at_once_match_plain_loops() {
+    let plain = Problem::new(Cell::Lstm, 2, 2, 3, 1040).in_phases();
+    check(&engines(2), &with_options(&plain).pop().expect("all options come last"));
 }
 
 #[test]

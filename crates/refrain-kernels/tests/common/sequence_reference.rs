@@ -21,7 +21,7 @@ pub struct Problem {
     pub lengths: Option<Vec<usize>>,
     pub direction: Direction,
     pub options: Options,
-    /// Of an LSTM, `[hidden_size, hidden_size]`. The reference knows the one that changes nothing.
+    /// Of an LSTM, `[hidden_size, hidden_size]`. The reference knows none but the one that changes nothing.
     pub projection: Option<Vec<f32>>,
 }
 

@@ -105,10 +105,23 @@ impl Case {
     }
 
     /// A number that reads every output, the last hidden and the last cell state.
-    pub(crate) fn objective(&self, output: Tensor<3>, state: RecurrentState) -> Tensor<1> {
+    fn objective(&self, output: Tensor<3>, state: RecurrentState) -> Tensor<1> {
         let objective = (output * self.grad_output.clone()).sum() + (state.hidden * self.grad_hidden.clone()).sum();
         match (state.cell_state, &self.grad_cell_state) {
             (Some(cell_state), Some(grad)) => objective + (cell_state * grad.clone()).sum(),
+            _ => objective,
+        }
+    }
+
+    /// [`Case::objective`], summed in f64: a difference of two sums in f32 has few digits left.
+    pub(crate) fn objective_in_f64(&self, output: Tensor<3>, state: RecurrentState) -> f64 {
+        fn dot<const D: usize>(left: Tensor<D>, right: &Tensor<D>) -> f64 {
+            let [left, right] = [left, right.clone()].map(|tensor| values(tensor.inner()));
+            left.into_iter().zip(right).map(|(l, r)| f64::from(l) * f64::from(r)).sum()
+        }
+        let objective = dot(output, &self.grad_output) + dot(state.hidden, &self.grad_hidden);
+        match (state.cell_state, &self.grad_cell_state) {
+            (Some(cell_state), Some(grad)) => objective + dot(cell_state, grad),
             _ => objective,
         }
     }

@@ -167,11 +167,6 @@ fn bumped<const D: usize>(tensor: &Tensor<D>, index: usize, by: f32) -> Tensor<D
     Tensor::from_data(TensorData::new(numbers, shape), &tensor.device())
 }
 
-/// The sum of products, in f64: a difference of two sums in f32 has few digits left.
-fn dot<const D: usize>(left: Tensor<D>, right: &Tensor<D>) -> f64 {
-    values(left.inner()).into_iter().zip(values(right.clone().inner())).map(|(l, r)| f64::from(l) * f64::from(r)).sum()
-}
-
 /// A case with one number of what it reads changed, for each part that it has, with the number of numbers there.
 type Bump = Box<dyn Fn(&Case, usize, f32) -> Case>;
 
@@ -247,11 +242,7 @@ fn gradients_are_finite_differences_with_every_option() {
     let _turn = ENGINE.lock().unwrap_or_else(PoisonError::into_inner);
     let objective = |case: &Case| {
         let (output, state) = case.fused();
-        let objective = dot(output, &case.grad_output) + dot(state.hidden, &case.grad_hidden);
-        match (state.cell_state, &case.grad_cell_state) {
-            (Some(cell_state), Some(grad)) => objective + dot(cell_state, grad),
-            _ => objective,
-        }
+        case.objective_in_f64(output, state)
     };
     for cell in Cell::ALL {
         let plain = with_short_weights(Case::random(cell, [2, 4, 3, 5], &Device::flex().autodiff()));
