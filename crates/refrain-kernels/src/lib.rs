@@ -9,11 +9,12 @@
 //! | `format`, `pack`, `tile` | in what factors are kept, how they are rearranged, and the micro-kernels that multiply them |
 //! | [`recurrent`] | whole sequences of LSTM, GRU and RNN, forward and backward, and single steps |
 //! | [`cross_entropy`] | linear head, softmax and loss over big vocabularies, in chunks of logits |
+//! | [`attention`](mod@attention), [`rotation`], [`layer_norm`](mod@layer_norm) | what a transformer has beside its products |
 //! | [`dropout`](mod@dropout) | dropout from a counter-based stream |
 //! | [`noise`] | normally distributed noise from a counter-based stream |
-//! | [`concat`] | features side by side |
+//! | [`concat`](mod@concat) | features side by side |
 //! | [`optimizer`] | fused Adam, SGD and `RMSprop` steps, and sums over gradients |
-//! | [`activation`] | vectorised exp, tanh and sigmoid |
+//! | [`activation`] | vectorised exp, tanh, sigmoid and GELU |
 //! | [`allocator`] | keeps freed memory in the process |
 //! | [`measure`] | the machine's own peak and memory bandwidth, to hold speeds against |
 //!
@@ -36,6 +37,7 @@
 pub mod activation;
 pub mod allocator;
 pub mod arch;
+pub mod attention;
 pub mod column_sums;
 pub mod concat;
 pub mod cross_entropy;
@@ -43,6 +45,7 @@ pub mod dropout;
 pub mod engine;
 mod format;
 pub mod gemm;
+pub mod layer_norm;
 pub mod measure;
 pub mod noise;
 pub mod optimizer;
@@ -50,15 +53,17 @@ mod pack;
 mod pool;
 mod prefetch;
 pub mod recurrent;
+pub mod rotation;
 mod row_dot;
 mod scratch;
 mod shape;
 mod shared;
 mod tile;
 
-pub use activation::{exp, sigmoid, tanh};
+pub use activation::{exp, gelu, gelu_backward, sigmoid, tanh};
 pub use allocator::keep_freed_memory;
 pub use arch::{Bf16Support, EnvironmentIsaError, Isa, ParseIsaError};
+pub use attention::{AttentionGradients, AttentionInputs, AttentionShape, attention, attention_backward};
 pub use column_sums::column_sums;
 pub use concat::concat_features;
 pub use cross_entropy::{
@@ -69,6 +74,7 @@ pub use dropout::{DropoutKey, dropout, events, variational_dropout};
 pub use engine::{Engine, EngineError};
 pub use format::Precision;
 pub use gemm::{Beta, MatMut, MatRef, matmul, matmul_bias};
+pub use layer_norm::{LayerNormGradients, layer_norm, layer_norm_backward};
 pub use noise::add_normal_noise;
 pub use optimizer::{AdamStep, Nesterov, RmsPropStep, SgdStep, adam, all_finite, rmsprop, sgd, sum_of_squares};
 pub use recurrent::{
@@ -77,3 +83,4 @@ pub use recurrent::{
     StepInput, StepMatrix, StepWeights, WeightFormat, Zoneout, sequence_backward, sequence_forward,
     sequence_forward_traced, sequence_gates,
 };
+pub use rotation::{Rotation, rotate_heads};
