@@ -21,12 +21,18 @@ pub(super) fn check(lengths: &[usize], batch_size: usize, seq_len: usize) {
     }
 }
 
-/// Where padding is: `[batch_size, seq_len]`, `true` beyond each length, to fill; `None` if there is no padding.
+/// Where padding is: `[batch_size, seq_len]`, `true` beyond each length; `None` if there is no padding.
+pub(super) fn steps_beyond(lengths: &[usize], seq_len: usize) -> Option<Vec<bool>> {
+    lengths
+        .iter()
+        .any(|&length| length < seq_len)
+        .then(|| lengths.iter().flat_map(|&length| (0..seq_len).map(move |step| step >= length)).collect())
+}
+
+/// The same as a tensor, to fill.
 pub(super) fn beyond(lengths: &[usize], seq_len: usize, device: &Device) -> Option<Tensor<2, Bool>> {
-    lengths.iter().any(|&length| length < seq_len).then(|| {
-        let mask: Vec<bool> = lengths.iter().flat_map(|&length| (0..seq_len).map(move |step| step >= length)).collect();
-        Tensor::from_data(TensorData::new(mask, [lengths.len(), seq_len]), device)
-    })
+    let mask = steps_beyond(lengths, seq_len)?;
+    Some(Tensor::from_data(TensorData::new(mask, [lengths.len(), seq_len]), device))
 }
 
 /// Zeros where `beyond` is `true`, whatever was there, `NaN` included.

@@ -23,11 +23,11 @@ use crate::nn::values;
 type Float = FloatTensor<Flex>;
 
 /// A contiguous copy-free view where the layout allows it, else a contiguous copy that the caller keeps alive.
-fn contiguous(tensor: &Float) -> Float {
+pub(super) fn contiguous(tensor: &Float) -> Float {
     if tensor.is_contiguous() { tensor.clone() } else { tensor.to_contiguous() }
 }
 
-fn slice(tensor: &Float) -> &[f32] {
+pub(super) fn slice(tensor: &Float) -> &[f32] {
     tensor.as_slice::<f32>().expect("fused operations take contiguous f32 tensors")
 }
 
@@ -52,7 +52,7 @@ fn rows(tensor: &Float) -> Rows<'_> {
     }
 }
 
-fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Float {
+pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Float {
     Float::from_data(TensorData::new(values, shape.into()))
 }
 

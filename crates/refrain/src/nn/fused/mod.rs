@@ -10,6 +10,7 @@ mod autodiff;
 pub mod composed;
 mod flex;
 mod op;
+pub mod transformer;
 
 pub use autodiff::{
     FusedKernels, HeadGradients, HeadInputs, IncomingGradients, LinearInputs, RecurrentGradients, RecurrentOutputs,

@@ -1,16 +1,18 @@
 //! One block: self-attention, then a feed-forward layer, each on a normalised copy of the stream.
 
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
-use burn::tensor::activation::{gelu, silu};
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
 use refrain_kernels::Precision;
 
 use super::positions::Rotations;
 use super::state::KeyValues;
-use super::{FeedForward, TransformerConfig, Visibility};
+use super::{EPSILON, FeedForward, TransformerConfig, Visibility, normalized};
+use crate::nn::fused::transformer::{AttentionSpec, TransformerOps};
 use crate::nn::{Initializer, Linear};
 
 impl FeedForward {
@@ -46,8 +48,8 @@ pub(super) struct Steps {
     pub(super) num_heads: usize,
     pub(super) visibility: Visibility,
     pub(super) rotations: Option<Rotations>,
-    /// Keys that no query may see: `[batch_size, num_heads, seq_len, key_len]`.
-    pub(super) hidden: Option<Tensor<4, Bool>>,
+    /// Keys that no query may see: `[batch_size, key_len]`.
+    pub(super) hidden: Option<Arc<[bool]>>,
 }
 
 impl TransformerBlock {
@@ -66,7 +68,7 @@ impl TransformerBlock {
         let attention_output = linear(hidden_size, hidden_size, 1, added);
         let feed_forward_input = linear(hidden_size, feed_forward_size, feed_forward.widths(), 1.0);
         let feed_forward_output = linear(feed_forward_size, hidden_size, 1, added);
-        let norm = LayerNormConfig::new(hidden_size);
+        let norm = LayerNormConfig::new(hidden_size).with_epsilon(EPSILON);
         Self {
             attention_norm: norm.init(init.device()),
             attention_input,
@@ -81,45 +83,46 @@ impl TransformerBlock {
         [&self.attention_input, &self.attention_output, &self.feed_forward_input, &self.feed_forward_output]
     }
 
-    /// What attention adds to the stream, and the keys and values for steps to come.
+    /// What attention adds to the stream, and, of a causal one, the keys and values for steps to come.
     ///
     /// # Shapes
     /// - `stream` and what is added: `[batch_size, seq_len, hidden_size]`
-    pub(super) fn attend(&self, stream: Tensor<3>, steps: &Steps, past: Option<KeyValues>) -> (Tensor<3>, KeyValues) {
+    pub(super) fn attend(
+        &self,
+        stream: Tensor<3>,
+        steps: &Steps,
+        past: Option<KeyValues>,
+    ) -> (Tensor<3>, Option<KeyValues>) {
         let [batch_size, seq_len, hidden_size] = stream.dims();
         let num_heads = steps.num_heads;
-        let heads = self
-            .attention_input
-            .forward_steps(self.attention_norm.forward(stream))
-            .reshape([batch_size, seq_len, 3 * num_heads, hidden_size / num_heads])
-            .swap_dims(1, 2); // [batch_size, 3 * num_heads, seq_len, head_size]
-        let values = heads.clone().narrow(1, 2 * num_heads, num_heads);
-        let queries_and_keys = heads.narrow(1, 0, 2 * num_heads);
-        let queries_and_keys = match &steps.rotations {
-            Some(rotations) => rotations.turn(queries_and_keys),
-            None => queries_and_keys,
+        let head_size = hidden_size / num_heads;
+        let projected = self.attention_input.forward_steps(normalized(&self.attention_norm, stream));
+        let projected = match &steps.rotations {
+            Some(rotations) => rotations.turn(projected, num_heads),
+            None => projected,
         };
-        let queries = queries_and_keys.clone().narrow(1, 0, num_heads);
-        let keys = queries_and_keys.narrow(1, num_heads, num_heads);
-        let memory = KeyValues::after(past, keys, values);
-        let context = attention(
-            queries,
-            memory.keys.clone(),
-            memory.values.clone(),
-            steps.hidden.clone(),
-            None,
-            // With more keys than queries the last of both stand at the same step.
-            AttentionModuleOptions { is_causal: steps.visibility == Visibility::Causal, ..Default::default() },
+        let is_causal = steps.visibility == Visibility::Causal;
+        let device = projected.device();
+        let past = past.unwrap_or_else(|| KeyValues::none([batch_size, num_heads, head_size], &device));
+        let context = <Dispatch as TransformerOps>::self_attention(
+            AttentionSpec { num_heads, is_causal, hidden: steps.hidden.clone() },
+            projected.clone().into_dispatch(),
+            past.keys.clone().into_dispatch(),
+            past.values.clone().into_dispatch(),
         );
-        let context = context.swap_dims(1, 2).reshape([batch_size, seq_len, hidden_size]);
-        (self.attention_output.forward_steps(context), memory)
+        let memory = is_causal.then(|| {
+            let heads = projected.reshape([batch_size, seq_len, 3 * num_heads, head_size]).swap_dims(1, 2);
+            let [keys, values] = [1, 2].map(|part| heads.clone().narrow(1, part * num_heads, num_heads));
+            past.and(keys, values)
+        });
+        (self.attention_output.forward_steps(Tensor::from_dispatch(context)), memory)
     }
 
     /// What the feed-forward layer adds to the stream; shapes as [`attend`](Self::attend).
     pub(super) fn feed_forward(&self, stream: Tensor<3>, kind: FeedForward) -> Tensor<3> {
-        let units = self.feed_forward_input.forward_steps(self.feed_forward_norm.forward(stream));
+        let units = self.feed_forward_input.forward_steps(normalized(&self.feed_forward_norm, stream));
         let units = match kind {
-            FeedForward::Gelu => gelu(units),
+            FeedForward::Gelu => Tensor::from_dispatch(<Dispatch as TransformerOps>::exact_gelu(units.into_dispatch())),
             FeedForward::SwiGlu => {
                 let [_, _, width] = units.dims();
                 silu(units.clone().narrow(2, 0, width / 2)) * units.narrow(2, width / 2, width / 2)

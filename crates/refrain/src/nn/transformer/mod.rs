@@ -4,17 +4,22 @@ mod block;
 mod positions;
 mod state;
 
+use burn::backend::Dispatch;
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::Tensor;
 
 use self::block::Steps;
 use self::positions::Rotations;
+use super::fused::transformer::TransformerOps;
 use super::{Dropout, DropoutSchedule, Embedding, Initializer, padding};
 use crate::nn::dropout::check_share;
 
 pub use self::block::TransformerBlock;
 pub use self::state::TransformerState;
+
+/// What is added to a variance.
+const EPSILON: f64 = 1e-5;
 
 /// The layer in each block that looks at one step alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,7 +135,7 @@ impl TransformerConfig {
         Transformer {
             positions: embedding,
             layers: (0..self.num_layers).map(|_| TransformerBlock::new(self, init)).collect(),
-            norm: LayerNormConfig::new(hidden_size).init(init.device()),
+            norm: LayerNormConfig::new(hidden_size).with_epsilon(EPSILON).init(init.device()),
             config: *self,
         }
     }
@@ -221,22 +226,18 @@ impl Transformer {
         }
         let rotations = match self.config.positions {
             Positions::Rotary { base } => {
-                Some(Rotations::new(base, hidden_size / num_heads, &state.positions(seq_len), &device))
+                Some(Rotations::new(base, hidden_size / num_heads, &state.positions(seq_len)))
             }
             Positions::Learned { .. } => None,
         };
         let hidden = match visibility {
-            Visibility::Causal => state.hidden(seq_len, &device),
+            Visibility::Causal => state.hidden(seq_len),
             // A row that sees nothing would have nothing to add up; the output of a sequence without steps is zeroed below.
             Visibility::Full => {
                 let at_least_one: Vec<usize> = lengths.iter().map(|&length| length.max(1)).collect();
-                padding::beyond(&at_least_one, seq_len, &device)
+                padding::steps_beyond(&at_least_one, seq_len).map(Into::into)
             }
         };
-        let hidden = hidden.map(|hidden| {
-            let [_, key_len] = hidden.dims();
-            hidden.reshape([batch_size, 1, 1, key_len]).expand([batch_size, num_heads, seq_len, key_len])
-        });
         let steps = Steps { num_heads, visibility, rotations, hidden };
 
         let dropout = Dropout { probability: self.config.dropout };
@@ -247,12 +248,12 @@ impl Transformer {
             stream = stream + dropout.forward(added, schedule, 0);
             let added = layer.feed_forward(stream.clone(), self.config.feed_forward);
             stream = stream + dropout.forward(added, schedule, 1);
-            if visibility == Visibility::Causal {
+            if let Some(memory) = memory {
                 state.push_layer(memory);
             }
         }
         state.advance(&lengths, seq_len);
-        (padding::zero_beyond(self.norm.forward(stream), beyond.as_ref()), state)
+        (padding::zero_beyond(normalized(&self.norm, stream), beyond.as_ref()), state)
     }
 
     /// One step of every sequence, from the state of those before or from none: [`Transformer::forward`] on a single step,
@@ -267,4 +268,17 @@ impl Transformer {
         let (output, state) = self.forward(input.unsqueeze_dim(1), None, state, None);
         (output.squeeze_dim(1), state)
     }
+}
+
+/// Every step's vector normalised.
+fn normalized(norm: &LayerNorm, stream: Tensor<3>) -> Tensor<3> {
+    let dims @ [batch_size, seq_len, size] = stream.dims();
+    let shift = norm.beta.as_ref().expect("it was made with a shift");
+    let rows = <Dispatch as TransformerOps>::normalize_rows(
+        EPSILON as f32,
+        stream.reshape([batch_size * seq_len, size]).into_dispatch(),
+        norm.gamma.val().into_dispatch(),
+        shift.val().into_dispatch(),
+    );
+    Tensor::<2>::from_dispatch(rows).reshape(dims)
 }

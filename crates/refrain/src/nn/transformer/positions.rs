@@ -1,44 +1,43 @@
 //! Where steps stand: turned queries and keys, or learned vectors.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use std::sync::Arc;
+
+use burn::backend::Dispatch;
+use burn::tensor::{Int, Tensor, TensorData};
 
 use super::TransformerState;
 use crate::nn::Embedding;
+use crate::nn::fused::transformer::{RotationAngles, TransformerOps};
 
-/// The angles of one pass, as cosines and sines: each `[batch_size, 1, seq_len, head_size / 2]`, or 1 in place of the batch
-/// size where all sequences stand at the same step.
+/// The angles of one pass, as cosines and sines: each `[sequences, seq_len, head_size / 2]`, of one sequence where all stand at the
+/// same step.
 #[derive(Debug)]
 pub(super) struct Rotations {
-    cosines: Tensor<4>,
-    sines: Tensor<4>,
+    cosines: Arc<[f32]>,
+    sines: Arc<[f32]>,
 }
 
 impl Rotations {
     /// For steps at these positions, a row a sequence or one row for all.
-    pub(super) fn new(base: f64, head_size: usize, positions: &[Vec<usize>], device: &Device) -> Self {
+    pub(super) fn new(base: f64, head_size: usize, positions: &[Vec<usize>]) -> Self {
         let half = head_size / 2;
         let frequencies: Vec<f64> = (0..half).map(|pair| base.powf(-2.0 * pair as f64 / head_size as f64)).collect();
         // In f64: an f32 angle of position 10 000 would be off by 5e-4.
         let angles = || positions.iter().flatten().flat_map(|&at| frequencies.iter().map(move |f| at as f64 * f));
-        let shape = [positions.len(), 1, positions[0].len(), half];
-        let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
         Self {
-            cosines: tensor(angles().map(|angle| angle.cos() as f32).collect()),
-            sines: tensor(angles().map(|angle| angle.sin() as f32).collect()),
+            cosines: angles().map(|angle| angle.cos() as f32).collect(),
+            sines: angles().map(|angle| angle.sin() as f32).collect(),
         }
     }
 
-    /// Turns each pair of features, `i` and `i + head_size / 2` (in Su et al. 2021 neighbours: the same but for the order of
-    /// features, which the weights are free to choose).
+    /// Turns each pair of features of queries and keys, `i` and `i + head_size / 2` (in Su et al. 2021 neighbours: the same but for the
+    /// order of features, which the weights are free to choose).
     ///
     /// # Shapes
-    /// - `heads` and output: `[batch_size, num_heads, seq_len, head_size]`
-    pub(super) fn turn(&self, heads: Tensor<4>) -> Tensor<4> {
-        let half = heads.dims()[3] / 2;
-        let (x, y) = (heads.clone().narrow(3, 0, half), heads.narrow(3, half, half));
-        let (cosines, sines) = (&self.cosines, &self.sines);
-        let turned = [x.clone() * cosines.clone() - y.clone() * sines.clone(), y * cosines.clone() + x * sines.clone()];
-        Tensor::cat(turned.into(), 3)
+    /// - `projected`, queries, keys and values of all heads, and output: `[batch_size, seq_len, 3 * num_heads * head_size]`
+    pub(super) fn turn(&self, projected: Tensor<3>, num_heads: usize) -> Tensor<3> {
+        let angles = RotationAngles { cosines: self.cosines.clone(), sines: self.sines.clone(), num_heads };
+        Tensor::from_dispatch(<Dispatch as TransformerOps>::rotate_heads(angles, projected.into_dispatch()))
     }
 }
 
@@ -59,19 +58,23 @@ pub(super) fn learned(embedding: &Embedding, state: &TransformerState, lengths: 
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
     use crate::nn::values;
 
     #[test]
     fn a_product_depends_on_the_distance_alone() {
         let device = Device::flex();
-        let head = |offset: f32| {
-            let values = (0..10).map(|i| (i as f32 * 1.7 + offset).sin()).collect::<Vec<_>>();
-            Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, 10]), &device)
+        let head = |offset: f32| (0..10).map(move |i| (i as f32 * 1.7 + offset).sin());
+        let projected = || {
+            let values = head(0.3).chain(head(2.0)).chain(head(5.0)).collect();
+            Tensor::<3>::from_data(TensorData::new(values, [1, 1, 30]), &device)
         };
         let product = |query_at: usize, key_at: usize| {
-            let turn = |head, at| Rotations::new(10_000.0, 10, &[vec![at]], &device).turn(head);
-            values((turn(head(0.3), query_at) * turn(head(2.0), key_at)).sum())[0]
+            let turned = |at| values(Rotations::new(10_000.0, 10, &[vec![at]]).turn(projected(), 1));
+            let (query, key) = (turned(query_at), turned(key_at));
+            query[..10].iter().zip(&key[10..20]).map(|(query, key)| query * key).sum::<f32>()
         };
         for distance in [0, 1, 7, 100] {
             let expected = product(distance, 0);

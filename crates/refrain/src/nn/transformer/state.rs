@@ -1,6 +1,8 @@
 //! What a causal transformer remembers: the keys and values of all steps so far.
 
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
 
 /// Of one block: each `[batch_size, num_heads, past_len, head_size]`, the keys turned.
 #[derive(Clone, Debug)]
@@ -10,14 +12,19 @@ pub(super) struct KeyValues {
 }
 
 impl KeyValues {
-    /// Those of the past with new ones after them.
-    pub(super) fn after(past: Option<Self>, keys: Tensor<4>, values: Tensor<4>) -> Self {
-        match past {
-            None => Self { keys, values },
-            Some(past) => {
-                Self { keys: Tensor::cat(vec![past.keys, keys], 2), values: Tensor::cat(vec![past.values, values], 2) }
-            }
+    /// Of no steps, for sequences and heads of these sizes.
+    pub(super) fn none([batch_size, num_heads, head_size]: [usize; 3], device: &Device) -> Self {
+        let none = || Tensor::zeros([batch_size, num_heads, 0, head_size], device);
+        Self { keys: none(), values: none() }
+    }
+
+    /// These with new ones after them.
+    pub(super) fn and(self, keys: Tensor<4>, values: Tensor<4>) -> Self {
+        let [_, _, past_len, _] = self.keys.dims();
+        if past_len == 0 {
+            return Self { keys, values };
         }
+        Self { keys: Tensor::cat(vec![self.keys, keys], 2), values: Tensor::cat(vec![self.values, values], 2) }
     }
 }
 
@@ -81,12 +88,11 @@ impl TransformerState {
 
     /// The padding among past steps and `seq_len` new ones: `[batch_size, past_len + seq_len]`; `None` if there is none.
     /// Padding among the new ones needs no mask: it stands behind the steps that count, which look back alone.
-    pub(super) fn hidden(&self, seq_len: usize, device: &Device) -> Option<Tensor<2, Bool>> {
+    pub(super) fn hidden(&self, seq_len: usize) -> Option<Arc<[bool]>> {
         self.padding.iter().flatten().any(|&padding| padding).then(|| {
-            let key_len = self.padding[0].len() + seq_len;
             let rows =
                 self.padding.iter().flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(false, seq_len)));
-            Tensor::from_data(TensorData::new(rows.collect(), [self.batch_size(), key_len]), device)
+            rows.collect()
         })
     }
 
