@@ -15,6 +15,8 @@ from typing import NamedTuple
 # glibc settings that spare a peer which allocates its tensors anew in every step most of its page faults.
 TUNED = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592"
 NUM_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+TRANSFORMER = "transformer"  # causal, pre-norm, rotary positions, GELU, four times as many units
+NUM_HEADS = 4
 GENERATED_TOKENS = 400
 
 EPILOG = f"""\
@@ -32,9 +34,9 @@ peer and subject in turn, several times, and compare medians.
 
 
 class Network(NamedTuple):
-    """Embedding, recurrent layers, linear head. The embedding is as wide as the state of one direction."""
+    """Embedding, layers, linear head. The embedding is as wide as the state of one direction."""
 
-    cell: str  # a key of NUM_GATES
+    cell: str  # a key of NUM_GATES, or TRANSFORMER
     vocab_size: int  # 0 for the recurrent layers alone
     hidden_size: int
     num_layers: int
@@ -43,6 +45,9 @@ class Network(NamedTuple):
     def flops(self, num_tokens):
         """Operations of one forward pass."""
         output_size = self.num_directions * self.hidden_size
+        if self.cell == TRANSFORMER:
+            blocks = self.num_layers * 12 * self.hidden_size**2
+            return 2 * num_tokens * (blocks + output_size * self.vocab_size)
         layer_inputs = self.hidden_size + (self.num_layers - 1) * output_size
         gate_rows = self.num_directions * NUM_GATES[self.cell] * self.hidden_size
         recurrent = gate_rows * (layer_inputs + self.num_layers * self.hidden_size)
@@ -68,6 +73,7 @@ TRAIN = [
     Case("gru-h512", Network("GRU", 96, 512, 2), 64, 128),
     Case("rnn-h128", Network("RNN", 96, 128, 2), 32, 64),
     Case("rnn-h512", Network("RNN", 96, 512, 2), 64, 128),
+    Case("transformer-h256", Network(TRANSFORMER, 96, 256, 6), 32, 128),
     Case("bilstm-h256", Network("LSTM", 96, 256, 2, num_directions=2), 32, 64),
     Case("ptb-small", Network("LSTM", 10_000, 200, 2), 20, 20),
     Case("ptb-medium", Network("LSTM", 10_000, 650, 2), 20, 35),

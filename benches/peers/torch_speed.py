@@ -6,7 +6,7 @@
   python torch_speed.py layer --only gru --threads 1
   python torch_speed.py generate --exact lstm-h512-b64 --streams 64
 
-train     a whole step: embedding, recurrent layers, linear head, mean cross entropy, backward,
+train     a whole step: embedding, layers, linear head, mean cross entropy, backward,
           clipping by global norm 5, Adam. `peak_bytes` is the most memory that the process has held
           so far, PyTorch itself included: run a case alone (--exact) for its own
 layer     one recurrent layer alone, forward and backward, its input's gradient included
@@ -28,7 +28,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         width = network.hidden_size
         self.embedding = nn.Embedding(network.vocab_size, width)
-        self.layers = recurrent_layers(network)
+        self.layers = layers_of(network)
         self.head = nn.Linear(network.num_directions * width, network.vocab_size)
 
     def forward(self, tokens, state=None):
@@ -37,10 +37,55 @@ class LanguageModel(nn.Module):
         return self.head(output), state
 
 
+def layers_of(network):
+    return Transformer(network) if network.cell == cases.TRANSFORMER else recurrent_layers(network)
+
+
 def recurrent_layers(network):
     kind = getattr(nn, network.cell)
     width = network.hidden_size
     return kind(width, width, network.num_layers, bidirectional=network.num_directions == 2)
+
+
+class Transformer(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(network.hidden_size) for _ in range(network.num_layers))
+        self.norm = nn.LayerNorm(network.hidden_size)
+
+    def forward(self, stream, state):
+        """stream [seq_len, batch_size, hidden_size] -> the same, and no state"""
+        half = stream.shape[2] // cases.NUM_HEADS // 2
+        frequencies = 10_000.0 ** (-torch.arange(half) / half)
+        angles = torch.arange(stream.shape[0])[:, None] * frequencies
+        # Sequences first, as attention takes them.
+        stream = stream.transpose(0, 1).contiguous()
+        for block in self.blocks:
+            stream = block(stream, angles.cos(), angles.sin())
+        return self.norm(stream).transpose(0, 1), state
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention_input, self.attention_output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed_forward_input, self.feed_forward_output = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, stream, cosines, sines):
+        batch_size, seq_len, width = stream.shape
+        heads = self.attention_input(self.attention_norm(stream)).unflatten(2, (3, cases.NUM_HEADS, -1))
+        queries, keys, values = heads.permute(2, 0, 3, 1, 4)
+
+        def turned(of):
+            x, y = of.chunk(2, dim=-1)
+            return torch.cat([x * cosines - y * sines, y * cosines + x * sines], dim=-1)
+
+        attend = nn.functional.scaled_dot_product_attention
+        context = attend(turned(queries), turned(keys), values, is_causal=True)
+        stream = stream + self.attention_output(context.transpose(1, 2).reshape(batch_size, seq_len, width))
+        units = nn.functional.gelu(self.feed_forward_input(self.feed_forward_norm(stream)))
+        return stream + self.feed_forward_output(units)
 
 
 def precision(dtype):

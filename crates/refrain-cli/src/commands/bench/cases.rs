@@ -93,6 +93,7 @@ pub(super) struct ModelShape {
 const LSTM: CellKind = CellKind::Lstm;
 const GRU: CellKind = CellKind::Gru;
 const RNN: CellKind = CellKind::Rnn;
+const TRANSFORMER: CellKind = CellKind::Transformer;
 
 /// Of [`Kind::Train`] and [`Kind::Infer`].
 const MODELS: &[Case] = &[
@@ -103,6 +104,7 @@ const MODELS: &[Case] = &[
     case("gru-h512", GRU, [96, 512, 2], [64, 128]),
     case("rnn-h128", RNN, [96, 128, 2], [32, 64]),
     case("rnn-h512", RNN, [96, 512, 2], [64, 128]),
+    case("transformer-h256", TRANSFORMER, [96, 256, 6], [32, 128]),
     both_ways(case("bilstm-h256", LSTM, [96, 256, 2], [32, 64])),
     case("ptb-small", LSTM, [10_000, 200, 2], [20, 20]),
     case("ptb-medium", LSTM, [10_000, 650, 2], [20, 35]),
@@ -222,9 +224,13 @@ impl Kind {
 }
 
 impl Precision {
-    /// Whether this kind of work can be done so.
-    pub(super) fn serves(self, kind: Kind) -> bool {
-        self != Self::Int8 || kind == Kind::Generate
+    /// Whether this kind of work with this case can be done so.
+    pub(super) fn serves(self, kind: Kind, case: &Case) -> bool {
+        match self {
+            Self::F32 => true,
+            Self::Bf16 => case.model.cell != TRANSFORMER,
+            Self::Int8 => kind == Kind::Generate,
+        }
     }
 
     /// In what training and scoring compute.

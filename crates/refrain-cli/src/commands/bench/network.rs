@@ -32,7 +32,7 @@ impl Network for LanguageModel {
     }
 
     fn factors(&self) -> usize {
-        factors(&self.recurrent) + factors(&self.head)
+        factors(&self.recurrent) + factors(&self.transformer) + factors(&self.head)
     }
 }
 

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use refrain::decode::{Filters, Streams};
 use refrain::kernels::WeightFormat;
-use refrain::models::{LanguageModel, LanguageModelConfig, LanguageModelStepper, PrecisionKind};
+use refrain::models::{CellKind, LanguageModel, LanguageModelConfig, LanguageModelStepper, PrecisionKind};
 use refrain::optim::{GradientSet, Optimizer, OptimizerConfig, OptimizerKind, joint_norm};
 use refrain::random::{Purpose, Random};
 
@@ -57,6 +57,8 @@ fn fresh(shape: ModelShape, precision: PrecisionKind) -> LanguageModel {
         embedding_size: shape.hidden_size,
         hidden_size: shape.hidden_size.into(),
         num_layers: shape.num_layers,
+        // More than any case reads at once, for a transformer.
+        context: (shape.cell == CellKind::Transformer).then_some(1024),
         ..LanguageModelConfig::default()
     };
     config.init(shape.vocab_size, SEED, &Device::flex().autodiff())
@@ -189,7 +191,6 @@ fn tokens(case: &Case, index: u64, device: &Device) -> Tensor<2, Int> {
 
 #[cfg(test)]
 mod tests {
-    use refrain::models::CellKind;
 
     use super::super::cases::Extra;
     use super::*;
