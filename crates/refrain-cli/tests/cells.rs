@@ -44,16 +44,16 @@ fn assert_resumes(scratch: &Scratch) {
 fn a_transformer_is_trained_and_resumed_and_writes_beyond_its_context() {
     let scratch = Scratch::with_recipe();
     let chosen = "--set model.cell=transformer --set model.hidden-size=16 --set model.num-heads=2";
-    for (run, positions) in [("run", "rotary"), ("learned", "learned")] {
-        scratch
-            .succeed(&format!("train recipe.toml --run-dir {run} {chosen} --set model.positions={positions} {SHORT}"));
+    for (run, positions, precision) in [("run", "rotary", "f32"), ("learned", "learned", "bf16")] {
+        let kinds = format!("--set model.positions={positions} --set model.precision={precision}");
+        scratch.succeed(&format!("train recipe.toml --run-dir {run} {chosen} {kinds} {SHORT}"));
     }
     assert_resumes(&scratch);
     scratch.succeed(&format!("train recipe.toml --run-dir again {chosen} {SHORT} {PLAIN}"));
     scratch.succeed(&format!("train recipe.toml --run-dir twice {chosen} {SHORT} --threads 2 --kernel portable"));
     assert_same_outcome(&scratch.join("twice"), &scratch.join("again"));
     let info = scratch.succeed("info learned");
-    assert!(info.contains("2 transformer × 16, embedding 16, products in f32\n"), "{info}");
+    assert!(info.contains("2 transformer × 16, embedding 16, products in bf16\n"), "{info}");
     assert!(info.contains("2 heads, positions learned, context of 16\n"), "{info}");
     for run in ["run", "learned"] {
         let score = scratch.succeed(&format!("evaluate {run} corpus.txt --json"));
@@ -95,9 +95,9 @@ fn what_a_transformer_does_not_have_is_refused_by_name() {
     error: unknown key `zoneout-hidden` in [model], --set model.zoneout-hidden=0.1
     hint: `zoneout-hidden` is for cell = "lstm" or "gru" or "min-gru" or "rnn" or "rnn-relu"
     "#);
-    assert_snapshot!(refused("--set model.precision=bf16"), @r#"
-    error: unknown key `precision` in [model], --set model.precision=bf16
-    hint: `precision` is for cell = "lstm" or "gru" or "min-gru" or "rnn" or "rnn-relu"
+    assert_snapshot!(refused("--set model.memory=10"), @r#"
+    error: unknown key `memory` in [model], --set model.memory=10
+    hint: `memory` is for cell = "lstm" or "gru" or "min-gru" or "rnn" or "rnn-relu"
     "#);
     assert_snapshot!(refused("--set model.num-heads=3"), @"
     error: `model.hidden-size` 16 cannot be cut into `model.num-heads` 3 heads of pairs of features, --set model.num-heads=3

@@ -8,8 +8,8 @@ use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
 use burn::tensor::{Device, Tensor, TensorData};
 use refrain::nn::{
-    DropoutSchedule, FeedForward, Initializer, Linear, Positions, Transformer, TransformerConfig, TransformerState,
-    Visibility,
+    DropoutSchedule, FeedForward, Initializer, Linear, Positions, Precision, Transformer, TransformerConfig,
+    TransformerState, Visibility,
 };
 use support::{Golden, assert_close, assert_same_bits, numbers, values};
 
@@ -351,6 +351,23 @@ fn dropout_is_a_function_of_schedule_and_sites() {
     }
     // The last sites that there are: 252, 253, 254 and 255.
     assert_ne!(run(config, Some(SCHEDULE), 252), dropped);
+}
+
+#[test]
+fn products_are_rounded_where_that_is_asked_for() {
+    let device = Device::flex().autodiff();
+    let input: Tensor<3> = numbers([2, 33, 64], 1, &device).require_grad();
+    let run = |precision| {
+        let config = TransformerConfig { precision, ..TransformerConfig::new(64, 4, 2) };
+        let output = run(&init(&config, &device), input.clone(), None);
+        let gradients = output.clone().powi_scalar(2).sum().backward();
+        [values(output.inner()), values(input.grad(&gradients).expect("reached"))]
+    };
+    let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
+    for (what, (exact, rounded)) in ["output", "gradient"].iter().zip(exact.iter().zip(&rounded)) {
+        assert_ne!(exact, rounded, "{what}");
+        assert_close(what, rounded, exact, 2e-2);
+    }
 }
 
 #[test]

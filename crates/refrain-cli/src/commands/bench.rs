@@ -115,17 +115,15 @@ fn subjects(args: &Args) -> anyhow::Result<Vec<Subject>> {
     let subjects: Vec<Subject> = wanted
         .iter()
         .flat_map(|&&(kind, case)| {
-            let precisions = args.precision.iter().filter(move |precision| precision.serves(kind, &case));
+            let precisions = args.precision.iter().filter(move |precision| precision.serves(kind));
             precisions.map(move |&precision| Subject { kind, case, precision })
         })
         .collect();
     if subjects.is_empty() && !wanted.is_empty() {
-        let only_bf16 = args.precision.iter().all(|&precision| precision == cases::Precision::Bf16);
-        return Err(if only_bf16 {
-            Usage::error("a transformer computes in f32 alone", "--precision f32 is for all cases")
-        } else {
-            Usage::error("weights in int8 are for `generate` alone", "--precision f32 is for all kinds")
-        });
+        return Err(Usage::error(
+            "weights in int8 are for `generate` alone",
+            "--precision f32 and bf16 are for all kinds",
+        ));
     }
     if subjects.is_empty() {
         let others = Kind::value_variants().iter().filter(|kind| !kinds.contains(kind));

@@ -429,7 +429,7 @@ impl LanguageModelConfig {
         const TRANSFORMER: &[Setting] = &[
             CELL, STREAM, LAYERS, HEADS, FEED_FORWARD_SIZE, FEED_FORWARD, POSITIONS, CONTEXT, TIED,
             DROPOUT, EMBEDDING_DROPOUT, OUTPUT_DROPOUT, TOKEN_DROPOUT,
-            EMBEDDING_INIT,
+            EMBEDDING_INIT, PRECISION,
         ];
         match cell {
             CellKind::Lstm => LSTM,

@@ -19,6 +19,7 @@ impl LanguageModelConfig {
                     PositionsKind::Learned => Positions::Learned { max_len: self.context.unwrap_or_default() },
                 },
                 dropout: self.dropout,
+                precision: self.precision.into(),
                 ..defaults
             }
         })

@@ -224,13 +224,9 @@ impl Kind {
 }
 
 impl Precision {
-    /// Whether this kind of work with this case can be done so.
-    pub(super) fn serves(self, kind: Kind, case: &Case) -> bool {
-        match self {
-            Self::F32 => true,
-            Self::Bf16 => case.model.cell != TRANSFORMER,
-            Self::Int8 => kind == Kind::Generate,
-        }
+    /// Whether this kind of work can be done so.
+    pub(super) fn serves(self, kind: Kind) -> bool {
+        self != Self::Int8 || kind == Kind::Generate
     }
 
     /// In what training and scoring compute.

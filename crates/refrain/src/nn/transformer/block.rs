@@ -7,7 +7,6 @@ use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
-use refrain_kernels::Precision;
 
 use super::positions::Rotations;
 use super::state::KeyValues;
@@ -54,13 +53,13 @@ pub(super) struct Steps {
 
 impl TransformerBlock {
     pub(super) fn new(config: &TransformerConfig, init: &mut Initializer<'_>) -> Self {
-        let TransformerConfig { hidden_size, feed_forward_size, num_layers, feed_forward, .. } = *config;
+        let TransformerConfig { hidden_size, feed_forward_size, num_layers, feed_forward, precision, .. } = *config;
         // Xavier for each of the matrices that lie one below the other: its fan-out is `output_size`, not that of all.
         let mut linear = |input_size: usize, output_size: usize, blocks: usize, scale: f64| Linear {
             weight: init
                 .uniform([blocks * output_size, input_size], (6.0 / (input_size + output_size) as f64).sqrt() * scale),
             bias: init.constant(vec![0.0; blocks * output_size]),
-            precision: Precision::default(),
+            precision,
         };
         // Each block adds to the stream twice; so its variance at the top does not grow with their number.
         let added = 1.0 / ((2 * num_layers) as f64).sqrt();

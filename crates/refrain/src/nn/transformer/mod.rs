@@ -8,6 +8,7 @@ use burn::backend::Dispatch;
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::Tensor;
+use refrain_kernels::Precision;
 
 use self::block::Steps;
 use self::positions::Rotations;
@@ -75,6 +76,8 @@ pub struct TransformerConfig {
     pub visibility: Visibility,
     /// Dropout on what each sub-layer adds (Vaswani et al. 2017, §5.4).
     pub dropout: f64,
+    /// In what the factors of the linear layers' products are kept; attention is computed in f32.
+    pub precision: Precision,
 }
 
 impl TransformerConfig {
@@ -90,6 +93,7 @@ impl TransformerConfig {
             positions: Positions::Rotary { base: 10_000.0 },
             visibility: Visibility::Causal,
             dropout: 0.0,
+            precision: Precision::default(),
         }
     }
 
