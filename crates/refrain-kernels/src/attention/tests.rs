@@ -79,7 +79,7 @@ impl Data {
         let mut log_sums = vec![9.0; shape.batch_size * shape.num_heads * shape.seq_len];
         attention(engine, shape, self.inputs(case), &mut output, &mut log_sums);
         let mut projected = vec![9.0; self.projected.len()];
-        let [mut keys, mut values] = [0; 2].map(|_| vec![if shape.seq_len > 0 { 9.0 } else { 0.0 }; shape.num_past()]);
+        let [mut keys, mut values] = [0; 2].map(|_| vec![9.0; shape.num_past()]);
         let gradients = AttentionGradients { projected: &mut projected, past: [&mut keys, &mut values] };
         attention_backward(engine, shape, self.inputs(case), [&output, &log_sums, &self.incoming], gradients);
         [output, projected, keys, values]
